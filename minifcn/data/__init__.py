@@ -1,0 +1,45 @@
+"""Data sets, preprocessing, random changes and batches."""
+
+from minifcn.data.dataset import IGNORE, DataError, Dataset, Sample, check_label, count_pixels
+from minifcn.data.folder import folder
+from minifcn.data.images import read_image, read_label, save_image, save_label, voc_palette
+from minifcn.data.landcover import landcover
+from minifcn.data.loader import Batch, Loader
+from minifcn.data.preprocessing import CAFFE, UNIT, Preprocessing
+from minifcn.data.shapes import shapes
+from minifcn.data.sources import open_dataset
+from minifcn.data.transforms import (
+    augment,
+    colour_jitter,
+    random_crop,
+    random_flip,
+    random_rotate90,
+)
+
+__all__ = [
+    "CAFFE",
+    "IGNORE",
+    "UNIT",
+    "Batch",
+    "DataError",
+    "Dataset",
+    "Loader",
+    "Preprocessing",
+    "Sample",
+    "augment",
+    "check_label",
+    "colour_jitter",
+    "count_pixels",
+    "folder",
+    "landcover",
+    "open_dataset",
+    "random_crop",
+    "random_flip",
+    "random_rotate90",
+    "read_image",
+    "read_label",
+    "save_image",
+    "save_label",
+    "shapes",
+    "voc_palette",
+]

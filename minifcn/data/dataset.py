@@ -1,0 +1,93 @@
+"""What a data set is: a numbered list of images, each with one class number per pixel."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from minifcn.backend import Error
+
+IGNORE = 255  # the label of pixels that are neither learnt from nor scored
+
+
+class DataError(Error, ValueError):
+    """An image, label file or data set that cannot be used as it is."""
+
+
+class Sample(NamedTuple):
+    """One image with its labels.
+
+    Attributes
+    ----------
+    image
+        uint8 (H, W, 3), red, green, blue.
+    label
+        uint8 (H, W), a class number for each pixel; 255 where the pixel is to be ignored.
+    name
+        What to call the sample in messages and file names.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    name: str
+
+
+class Dataset(Protocol):
+    """What every data set offers; anything with these members is one.
+
+    Attributes
+    ----------
+    name
+        Short name of the data set and its split, for messages.
+    classes
+        The name of each class, in the order of the class numbers.
+    palette
+        uint8 (K, 3), the colour in which each class is drawn.
+    ignore_index
+        The label of ignored pixels, 255.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: np.ndarray
+    ignore_index: int
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return sample number ``index``; IndexError beyond the last, so that loops end."""
+
+
+def check_label(label: np.ndarray, num_classes: int, source: object) -> None:
+    """Make sure that every label is a class number or 255.
+
+    Raises
+    ------
+    DataError
+        With the source (a file, a sample's name), the first wrong value and where it stands.
+    """
+    wrong = (label >= num_classes) & (label != IGNORE)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        raise DataError(
+            f"{source}: label value {label[row, column]} at row {row}, column {column} "
+            f"({int(wrong.sum())} such pixels): with {num_classes} classes the values must be "
+            f"0 to {num_classes - 1}, or {IGNORE} for pixels to ignore"
+        )
+
+
+def count_pixels(dataset: Dataset) -> np.ndarray:
+    """Read a whole data set and count the pixels of each class, int64 (K,).
+
+    Ignored pixels are not counted. Every sample is read, so this also finds every bad file.
+
+    >>> from minifcn.data import shapes
+    >>> count_pixels(shapes("val", length=3)).sum() == 3 * 64 * 64
+    np.True_
+    """
+    counts = np.zeros(256, np.int64)
+    for index in range(len(dataset)):
+        counts += np.bincount(dataset[index].label.reshape(-1), minlength=256)
+    return counts[: len(dataset.classes)]

@@ -1,0 +1,125 @@
+"""How pixels become the numbers that a net was trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from minifcn.data.dataset import DataError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The rule ``(scale * pixel - mean) / std``, per channel, in the net's channel order.
+
+    A net fed with other colours than it was trained on fails silently, so this rule is stored
+    inside every weight file.
+
+    Parameters
+    ----------
+    order
+        ``"RGB"`` or ``"BGR"``: the order of the channels that the net sees.
+    scale
+        What the pixel values 0-255 are multiplied with first: 1 or 1/255.
+    mean, std
+        Three numbers each, in the net's channel order, in units of the scaled pixels.
+
+    Examples
+    --------
+    >>> image = np.zeros((2, 2, 3), np.uint8)
+    >>> CAFFE(image)[:, 0, 0].tolist() == [-np.float32(m) for m in CAFFE.mean]
+    True
+    >>> UNIT(image).shape
+    (3, 2, 2)
+    """
+
+    order: Literal["RGB", "BGR"]
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if self.order not in ("RGB", "BGR"):
+            raise DataError(f"preprocessing: order is {self.order!r}: it must be 'RGB' or 'BGR'")
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise DataError(
+                f"preprocessing: scale is {self.scale}: it must be above 0, as 1 or 1/255"
+            )
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3 or not all(map(math.isfinite, values)):
+                raise DataError(f"preprocessing: {name} is {values}: it must be three numbers")
+            object.__setattr__(self, name, values)  # a list from JSON becomes a tuple
+        if min(self.std) <= 0:
+            raise DataError(f"preprocessing: std is {self.std}: each must be above 0")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Return the net's input for an image, or for a stack of images of one size.
+
+        Parameters
+        ----------
+        image
+            uint8 (..., H, W, 3), red, green, blue.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 (..., 3, H, W), stored channels-last (a view of a (..., H, W, 3) buffer).
+
+        Raises
+        ------
+        DataError
+            If the image is of another type or shape.
+        """
+        if image.dtype != np.uint8 or image.ndim < 3 or image.shape[-1] != 3:
+            raise DataError(
+                f"preprocessing: got an image of {image.dtype}, shape {image.shape}: "
+                "it must be uint8 of shape (H, W, 3)"
+            )
+        *lead, height, width, _ = image.shape
+        if self.order == "BGR":
+            image = image[..., ::-1]
+        # One long row of pixels after the other: NumPy is slow on an innermost axis of length 3.
+        rows = image.reshape(*lead, height, width * 3).astype(np.float32)
+        if self.scale != 1:
+            rows *= np.float32(self.scale)
+        rows -= np.tile(np.asarray(self.mean, np.float32), width)
+        rows /= np.tile(np.asarray(self.std, np.float32), width)
+        # (..., H, W*3) -> (..., H, W, 3) -> (..., 3, H, W)
+        return np.moveaxis(rows.reshape(*lead, height, width, 3), -1, -3)
+
+    def invert(self, x: np.ndarray) -> np.ndarray:
+        """Return the image, uint8 (..., H, W, 3), of which ``x`` (..., 3, H, W) is the input."""
+        pixels = np.moveaxis(np.asarray(x, np.float64), -3, -1) * self.std + self.mean
+        image = np.clip(np.rint(pixels / self.scale), 0, 255).astype(np.uint8)
+        return image[..., ::-1] if self.order == "BGR" else image
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the rule as plain values, fit for JSON."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Return the rule that :meth:`to_dict` gave; wrong keys or values are a DataError."""
+        expected = {field.name for field in fields(cls)}
+        if set(values) != expected:
+            raise DataError(
+                f"preprocessing: got the keys {sorted(values)}: they must be {sorted(expected)}"
+            )
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise DataError(f"preprocessing: {dict(values)}: {error}") from None
+
+
+CAFFE = Preprocessing(
+    order="BGR", scale=1.0, mean=(104.00699, 116.66877, 122.67892), std=(1.0, 1.0, 1.0)
+)
+"""What the published Caffe nets expect: BGR, 0-255, minus the mean colour of ImageNet."""
+
+UNIT = Preprocessing(order="RGB", scale=1 / 255, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+"""For nets trained from scratch: RGB, -2 to 2."""

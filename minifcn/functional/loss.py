@@ -1,0 +1,200 @@
+"""The loss: softmax cross-entropy at every pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..autograd import array_of, primitive
+from ..backend import Array, Error, to_numpy, xp_of
+from ..kernels import softmax as kernels
+from ..shapes import shape_error
+from .activation import softmax
+from .arithmetic import mul
+from .reduction import sum
+from .shaping import reshape
+
+REDUCTIONS = ("mean", "sum", "none", "batchmean")
+
+
+class LabelError(Error, ValueError):
+    """A label that is neither a class nor the ignored value."""
+
+
+@primitive
+def cross_entropy(
+    x: Array,
+    target: Array,
+    weight: Array | None = None,
+    ignore_index: int = 255,
+    reduction: str = "mean",
+) -> Array:
+    """Return -log softmax(x)[target], the surprise at the true class, over all labelled pixels.
+
+    Parameters
+    ----------
+    x : (N, C) or (N, C, H, W)
+        Scores before the softmax.
+    target : (N,) or (N, H, W), whole numbers
+        Classes 0 ... C - 1, or ``ignore_index``: such a pixel adds no loss and has no gradient.
+    weight : (C,), optional
+        A factor for each class.
+    reduction
+        ``"mean"``: the sum over labelled pixels, divided by their number (by the sum of their
+        weights); ``"sum"``; ``"batchmean"``: the sum divided by N, which is what the released nets
+        were trained with (Caffe's ``normalize: false``); ``"none"``: one loss per pixel.
+
+    Returns
+    -------
+    A single number, or the shape of target for ``"none"``. Without a labelled pixel it is zero.
+
+    Raises
+    ------
+    LabelError
+        If a label is no class; names the value and the first place.
+    ShapeError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> cross_entropy(np.zeros((2, 4)), np.array([1, 255])).item() == np.log(4)
+    True
+    """
+    _check(x, target, weight, ignore_index, reduction)
+    xp = xp_of(x)
+    counted = target != ignore_index
+    classes = xp.where(counted, target, 0).reshape(-1)
+    loss = kernels.cross_entropy(_pixels_first(x), classes).reshape(target.shape)
+    # A weight of zero times an infinite loss would be NaN: an ignored pixel is set to zero.
+    loss = xp.where(counted, loss * _scale(x, target, weight, ignore_index, reduction), 0)
+    if reduction == "none":
+        return loss.astype(x.dtype)
+    return loss.sum(dtype=np.float64).astype(x.dtype)  # a million small numbers: add in float64
+
+
+@cross_entropy.gradient("x", saves=("x", "target", "weight"))
+def _(g: Any, s: Any) -> Any:
+    # d loss / d x = (softmax(x) - 1 at the target) · the pixel's share of the result
+    scale = _scale(array_of(s.x), s.target, s.weight, s.ignore_index, s.reduction)
+    share = mul(scale, g)
+    by_channel = (share.shape[0], 1, *share.shape[1:])
+    return mul(softmax_error(s.x, s.target, s.ignore_index), reshape(share, by_channel))
+
+
+@primitive
+def softmax_error(x: Array, target: Array, ignore_index: int = 255) -> Array:
+    """Return softmax(x) over axis 1, minus one at the target: how far the prediction is off."""
+    classes = target.astype(np.int64).reshape(-1)
+    classes[classes == ignore_index] = -1
+    error = kernels.softmax_error(_pixels_first(x), classes)
+    # (N*H*W, C) -> (N, H, W, C) -> (N, C, H, W)
+    return xp_of(x).moveaxis(error.reshape(*target.shape, x.shape[1]), -1, 1)
+
+
+@softmax_error.gradient("x", saves=("x",))
+def _(g: Any, s: Any) -> Any:
+    p = softmax(s.x, 1)  # d p[a] / d x[b] = p[a] (1 if a = b else 0) - p[a] p[b]
+    return mul(p, g - sum(mul(g, p), 1, True))
+
+
+def _pixels_first(x: Array) -> Array:
+    """(N, C, H, W) -> (N, H, W, C) -> (N*H*W, C): no copy of a channels-last array."""
+    return xp_of(x).moveaxis(x, 1, -1).reshape(-1, x.shape[1])
+
+
+def _scale(x: Array, target: Array, weight: Any, ignore_index: int, reduction: str) -> Array:
+    """Return what each pixel's loss is multiplied with, in the shape of target; 0 if ignored."""
+    xp = xp_of(x)
+    counted = target != ignore_index
+    scale = counted.astype(x.dtype)
+    if weight is not None:
+        scale *= weight[xp.where(counted, target, 0)]
+    if reduction == "mean":
+        total = scale.sum(dtype=np.float64)
+        scale /= xp.where(total > 0, total, 1).astype(x.dtype)
+    elif reduction == "batchmean":
+        scale /= max(1, len(target))
+    return scale
+
+
+def _check(x: Array, target: Array, weight: Any, ignore_index: int, reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise LabelError(f"cross_entropy: reduction={reduction!r} must be one of {REDUCTIONS}")
+    if x.ndim not in (2, 4) or x.shape[1] < 1 or target.shape != (x.shape[0], *x.shape[2:]):
+        rule = "x must be (N, C) with target (N,), or (N, C, H, W) with target (N, H, W)"
+        raise shape_error("cross_entropy", rule, x=x, target=target)
+    C = x.shape[1]
+    if weight is not None and weight.shape != (C,):
+        raise shape_error("cross_entropy", f"weight must be ({C},)", x=x, weight=weight)
+    if target.dtype.kind not in "iu":
+        raise LabelError(f"cross_entropy: target must hold whole numbers, not {target.dtype}")
+    wrong = (target != ignore_index) & ((target < 0) | (target >= C))
+    if wrong.any():
+        place = np.argwhere(to_numpy(wrong))[0]
+        axes = ("image", "row", "column")
+        where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, place, strict=False))
+        raise LabelError(
+            f"cross_entropy: label {to_numpy(target)[tuple(place)]} at {where} is no class: there "
+            f"are classes 0 to {C - 1}, and {ignore_index} is ignored. Try: num_classes= of the "
+            "net, ignore_index=, or the class table of the labels"
+        )
+
+
+@cross_entropy.reference
+def _(
+    x: Array, target: Array, weight: Any = None, ignore_index: int = 255, reduction: str = "mean"
+) -> Array:
+    losses, weights = np.zeros(target.shape), np.zeros(target.shape)
+    for place in np.ndindex(target.shape):
+        label = target[place]
+        if label == ignore_index:
+            continue
+        scores = [float(x[(place[0], c, *place[1:])]) for c in range(x.shape[1])]
+        highest = max(scores)
+        total = math.fsum(math.exp(score - highest) for score in scores)
+        weights[place] = 1 if weight is None else weight[label]
+        losses[place] = weights[place] * (math.log(total) + highest - scores[label])
+    if reduction == "none":
+        return losses
+    divisor = {"mean": weights.sum(), "sum": 1, "batchmean": len(target)}[reduction]
+    return np.asarray(losses.sum() / divisor if divisor else 0.0)
+
+
+@softmax_error.reference
+def _(x: Array, target: Array, ignore_index: int = 255) -> Array:
+    error = np.empty(x.shape)
+    for n, *rest in np.ndindex(target.shape):
+        scores, label = [math.exp(x[(n, c, *rest)]) for c in range(x.shape[1])], target[(n, *rest)]
+        for c in range(x.shape[1]):
+            true = label == c and label != ignore_index
+            error[(n, c, *rest)] = scores[c] / math.fsum(scores) - true
+    return error
+
+
+@cross_entropy.samples
+def _(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
+    x, target = rng.normal(size=(2, 3, 2, 4)), rng.integers(0, 3, (2, 2, 4))
+    target[0, 0, :2] = 255
+    for reduction in REDUCTIONS:
+        yield reduction, {"x": x, "target": target, "reduction": reduction}
+    weight = np.array([0.5, 2.0, 0.0])
+    yield "class weights", {"x": x, "target": target, "weight": weight}
+    yield "class weights, sum", {"x": x, "target": target, "weight": weight, "reduction": "sum"}
+    yield "no pixel labelled", {"x": x, "target": np.full((2, 2, 4), 255)}
+    flat = {"x": rng.normal(size=(5, 4)), "target": np.array([3, 0, 1, -1, 2])}
+    yield "no image axes, ignoring -1", {**flat, "ignore_index": -1}
+    yield "bytes as labels", {"x": x, "target": target.astype(np.uint8)}
+    yield "no image at all", {"x": x[:0], "target": target[:0], "reduction": "batchmean"}
+
+
+@softmax_error.samples
+def _(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
+    target = rng.integers(0, 3, (2, 2, 4))
+    target[1, 1, 1] = 255
+    yield "some pixels ignored", {"x": rng.normal(size=(2, 3, 2, 4)), "target": target}
+    yield "no image axes", {"x": rng.normal(size=(3, 4)), "target": np.array([3, 0, 255])}
+    x, target = rng.normal(size=(3, 4)), np.array([3, 0, 1])
+    yield "class 0 ignored", {"x": x, "target": target, "ignore_index": 0}

@@ -1,0 +1,1 @@
+"""How the operations are made fast. The mathematics is in minifcn.functional."""

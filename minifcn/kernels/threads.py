@@ -1,0 +1,136 @@
+"""One pool of threads for all kernels, with BLAS at one thread inside it.
+
+NumPy lets go of Python's interpreter lock inside a copy or a matrix product, so plain threads run
+these side by side. BLAS has threads of its own; two pools would fight over the cores, so while ours
+works, BLAS is told to use one thread, and told its old number afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, Error, is_numpy, xp_of
+
+
+class ThreadCountError(Error, ValueError):
+    """MINIFCN_NUM_THREADS holds something else than a positive whole number."""
+
+
+class _Here(threading.local):
+    inside = False  # this thread is working on a share of a parallel_for
+
+    def __init__(self) -> None:
+        self.workspaces: dict[tuple[str, Any], np.ndarray] = {}
+
+
+_here = _Here()
+_lock = threading.Lock()
+_blas_users = 0
+_blas_limit: Any = None
+
+
+@functools.cache
+def num_threads() -> int:
+    """Return how many threads work: MINIFCN_NUM_THREADS, or one per processor we may use."""
+    text = os.environ.get("MINIFCN_NUM_THREADS", "")
+    if text and not (text.isdigit() and int(text) > 0):
+        raise ThreadCountError(f"MINIFCN_NUM_THREADS={text!r} must be a whole number from 1 up")
+    return int(text) if text else len(os.sched_getaffinity(0))
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, num_threads() - 1), thread_name_prefix="minifcn")
+
+
+@functools.cache
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def _after_fork() -> None:
+    """Forget the pool in a forked child: its threads exist in the parent only."""
+    global _lock, _blas_users, _blas_limit
+    _pool.cache_clear()
+    _lock, _blas_users, _blas_limit = threading.Lock(), 0, None
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Limit BLAS to one thread: the first to enter does so, the last to leave sets it back."""
+    global _blas_users, _blas_limit
+    with _lock:
+        _blas_users += 1
+        if _blas_users == 1:
+            _blas_limit = _blas().limit(limits=1, user_api="blas")
+    try:
+        yield
+    finally:
+        with _lock:
+            _blas_users -= 1
+            if _blas_users == 0:
+                _blas_limit.restore_original_limits()
+
+
+def parallel_for(count: int, body: Callable[[int], None], data: Array) -> None:
+    """Call ``body(i)`` for i = 0 ... count - 1, on several threads; return when all are done.
+
+    Each i must write to memory of its own: then the result does not depend on the number of
+    threads. BLAS uses one thread meanwhile, so cut the work into two shares at the least. A call
+    from inside a share runs right here; so does everything if ``data`` lies on a GPU, which is
+    parallel by itself.
+    """
+    if _here.inside or not is_numpy(data):
+        for i in range(count):
+            body(i)
+        return
+    todo = iter(range(count))  # next() of an iterator is atomic: threads share it safely
+
+    def work() -> None:
+        _here.inside = True
+        try:
+            with np.errstate(all="ignore"):  # infinities are IEEE's business; the loss is looked at
+                for i in todo:
+                    body(i)
+        finally:
+            _here.inside = False
+
+    with _one_blas_thread():
+        helpers = [_pool().submit(work) for _ in range(min(num_threads(), count) - 1)]
+        try:
+            work()
+        finally:
+            # A helper that never started has nothing left to do; nobody returns before the others.
+            started = [helper for helper in helpers if not helper.cancel()]
+            wait(started)
+            for helper in started:
+                helper.result()
+
+
+def workspace(name: str, shape: tuple[int, ...], like: Array) -> Array:
+    """Return this thread's reusable array, of any content; it grows when needed.
+
+    A fresh array of a few MB costs as much in page faults as the copy that fills it. On a GPU,
+    CuPy's own memory pool does the same work.
+    """
+    size, dtype = math.prod(shape), like.dtype
+    if not is_numpy(like):
+        return xp_of(like).empty(shape, dtype)
+    buffer = _here.workspaces.get((name, dtype))
+    if buffer is None or buffer.size < size:
+        buffer = _here.workspaces[name, dtype] = np.empty(size, dtype)
+    return buffer[:size].reshape(shape)

@@ -1,0 +1,38 @@
+"""Modules with parameters, the layers of fully convolutional networks, and their starting values.
+
+Read module.py first, then sequential.py and layers.py; init.py has the starting values' formulas.
+"""
+
+from . import init
+from .layers import (
+    AvgPool2d,
+    Conv2d,
+    ConvTranspose2d,
+    Dropout,
+    Flatten,
+    Linear,
+    LocalResponseNorm,
+    MaxPool2d,
+    ReLU,
+)
+from .module import LayerError, Module, Parameter, StateError, Unmatched
+from .sequential import Sequential
+
+__all__ = [
+    "AvgPool2d",
+    "Conv2d",
+    "ConvTranspose2d",
+    "Dropout",
+    "Flatten",
+    "LayerError",
+    "Linear",
+    "LocalResponseNorm",
+    "MaxPool2d",
+    "Module",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "StateError",
+    "Unmatched",
+    "init",
+]

@@ -1,0 +1,333 @@
+"""Stochastic gradient descent with momentum, and how its rate changes over a run.
+
+The gradient g of the loss in a weight w points uphill, so w moves against it. Momentum h remembers
+the direction of the last steps: noise cancels out, and steady directions add up to 1 / (1 - m)
+times the rate. Weight decay λ pulls each weight towards zero, as a term λ/2·w² of the loss would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .autograd import Tensor
+from .backend import Array, Error, is_array, is_numpy, to_device, xp_of
+from .kernels.threads import parallel_for
+from .nn import Module
+
+Group: TypeAlias = dict[str, Any]  # "params", and the settings that they share
+Schedule: TypeAlias = Callable[[int], float]  # step number -> factor on the starting rate
+
+SETTINGS = ("lr", "momentum", "weight_decay")
+CHUNK = 131072  # numbers updated at a time: what one thread's cache holds of w, g and h
+
+
+class OptimError(Error, ValueError):
+    """Settings or parameters that an optimiser cannot work with."""
+
+
+class SGD:
+    """Stochastic gradient descent: PyTorch's update, or Caffe's.
+
+    With the rate lr, momentum m and weight decay λ, each `step` computes for every weight w
+
+        g ← grad + λ w                  (the gradient, with decay)
+        h ← m h + g                     (the momentum; zero before the first step)
+        w ← w - lr h                    (with ``nesterov``: w - lr (g + m h))
+
+    and with ``caffe=True`` the rate goes into the momentum: ``h ← m h + lr g``, ``w ← w - h``.
+    While lr is constant, Caffe's h is lr times the other, and the weights are the same. They differ
+    only after the rate changes: the new rate then applies to all of h above, while Caffe's h keeps
+    each past gradient at the rate of its own time.
+
+    Parameters
+    ----------
+    params
+        Parameters, or a list of groups: dictionaries with ``"params"`` and, where they differ from
+        the other arguments, ``"lr"``, ``"momentum"`` and ``"weight_decay"``.
+    lr
+        The learning rate.
+    momentum
+        At least 0 and less than 1; Nesterov's form needs more than 0.
+    weight_decay
+        The factor λ. It belongs to the scale of the loss, like the rate.
+    nesterov, caffe
+        Which form of the update.
+
+    Raises
+    ------
+    OptimError
+        For no parameters, one given twice, or a setting that is negative or not finite.
+
+    Examples
+    --------
+    >>> w = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    >>> optimizer = SGD([w], lr=0.1, momentum=0.9)
+    >>> (w * w).sum().backward()
+    >>> optimizer.step()
+    >>> w.numpy().tolist()
+    [0.8, 1.6]
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[Group],
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        caffe: bool = False,
+    ) -> None:
+        given = list(params) if isinstance(params, Iterable) else [params]
+        grouped = bool(given) and all(isinstance(g, dict) for g in given)
+        groups: list[Any] = given if grouped else [{"params": given}]
+        usual = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        self.nesterov, self.caffe = nesterov, caffe
+        self.param_groups: list[Group] = [_checked_group(g, usual, nesterov) for g in groups]
+        self.momenta: dict[Tensor, Array] = {}
+        seen: set[Tensor] = set()
+        for where, parameter in self._parameters():
+            if parameter in seen:
+                raise OptimError(f"{where} was given before: it would be updated twice a step")
+            seen.add(parameter)
+
+    def _parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (description for messages, parameter), group by group."""
+        for number, group in enumerate(self.param_groups):
+            for position, parameter in enumerate(group["params"]):
+                yield f"parameter {position} of group {number}, {parameter.shape}", parameter
+
+    def zero_grad(self) -> None:
+        """Forget all gradients (``grad = None``)."""
+        for _, parameter in self._parameters():
+            parameter.grad = None
+
+    def scale_lr(self, factor: float) -> None:
+        """Set each group's ``"lr"`` to ``factor`` times the rate it started with.
+
+        >>> optimizer = SGD([Tensor([0.0], requires_grad=True)], lr=0.5)
+        >>> optimizer.scale_lr(poly(max_steps=100)(75))
+        >>> optimizer.param_groups[0]["lr"]
+        0.125
+        """
+        for group in self.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient and requires one, in place.
+
+        On the CPU this goes chunk by chunk, on all threads, so that no second copy of a large
+        weight is ever made; on a GPU, array by array.
+        """
+        jobs: list[tuple[Group, Array, Array, Array | None]] = []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None or not parameter.requires_grad:
+                    continue
+                w, g, h = parameter.data, parameter.grad.data, self._momentum(parameter, group)
+                for i in _blocks(w.shape) if is_numpy(w) else [(...,)]:
+                    jobs.append((group, w[i], g[i], None if h is None else h[i]))
+        if jobs:
+            parallel_for(len(jobs), lambda i: self._update(*jobs[i]), data=jobs[0][1])
+
+    def _momentum(self, parameter: Tensor, group: Group) -> Array | None:
+        """Return the parameter's momentum, on its device and of its type; None without momentum."""
+        if not group["momentum"]:
+            return None
+        w, h = parameter.data, self.momenta.get(parameter)
+        h = xp_of(w).zeros_like(w) if h is None else to_device(h, parameter.device)
+        self.momenta[parameter] = h.astype(w.dtype, copy=False)
+        return self.momenta[parameter]
+
+    def _update(self, group: Group, w: Array, grad: Array, h: Array | None) -> None:
+        """Apply the class's formula to a block of weights, changing w and h."""
+        lr, m, decay = (float(group[name]) for name in SETTINGS)
+        g = grad + decay * w if decay else grad
+        if self.caffe:
+            g, lr = lr * g, 1.0
+        if h is not None:
+            h *= m
+            h += g
+            g = g + m * h if self.nesterov else h
+        w -= lr * g
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs: settings by group, and the momenta.
+
+        Returns
+        -------
+        dict
+            ``"groups"``: a dictionary of numbers per group. ``"momenta"``: per parameter, in order,
+            the array itself (not a copy), or None before its first step. ``"nesterov"``,
+            ``"caffe"``.
+        """
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
+        momenta = [self.momenta.get(parameter) for _, parameter in self._parameters()]
+        return {
+            "groups": groups,
+            "momenta": momenta,
+            "nesterov": self.nesterov,
+            "caffe": self.caffe,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over settings and momenta (copies) from `state_dict`: all of them, or none.
+
+        Raises
+        ------
+        OptimError
+            If the state is of another form of SGD, or of other groups or parameters.
+        """
+        if missing := {"groups", "momenta", "nesterov", "caffe"} - set(state):
+            raise OptimError(f"this is not a state of SGD: it lacks {', '.join(sorted(missing))}")
+        for form in ("nesterov", "caffe"):
+            if state[form] != getattr(self, form):
+                raise OptimError(
+                    f"the state was saved with {form}={state[form]}, this SGD has "
+                    f"{form}={getattr(self, form)}: its momenta mean something else"
+                )
+        own = list(self._parameters())
+        for name, mine, saved in (
+            ("groups", len(self.param_groups), len(state["groups"])),
+            ("parameters", len(own), len(state["momenta"])),
+        ):
+            if mine != saved:
+                raise OptimError(f"the state has {saved} {name}, this SGD has {mine}")
+        groups = [
+            _checked_group({**saved, "params": group["params"]}, group, self.nesterov)
+            for saved, group in zip(state["groups"], self.param_groups, strict=True)
+        ]
+        momenta = {}
+        for (where, parameter), h in zip(own, state["momenta"], strict=True):
+            if h is None:
+                continue
+            if not is_array(h) or (h.shape, h.dtype) != (parameter.shape, parameter.dtype):
+                given = f"{h.shape} {h.dtype}" if is_array(h) else repr(h)
+                raise OptimError(f"{where} {parameter.dtype}: its momentum in the state is {given}")
+            momenta[parameter] = to_device(h, parameter.device).copy()
+        self.param_groups, self.momenta = groups, momenta
+
+
+def _checked_group(group: Group, usual: Mapping[str, Any], nesterov: bool) -> Group:
+    """Return a group with all settings filled in, or say what is wrong with it."""
+    params = group.get("params", ())
+    params = [params] if isinstance(params, Tensor) else list(params)
+    if unknown := set(group) - {"params", "initial_lr", *SETTINGS}:
+        known = ", ".join(("params", *SETTINGS))
+        raise OptimError(f"a parameter group has no {', '.join(sorted(unknown))!r}: use {known}")
+    if not params:
+        raise OptimError("there are no parameters to optimise: did the model give an empty list?")
+    for parameter in params:
+        if not isinstance(parameter, Tensor) or parameter.node or parameter.dtype.kind != "f":
+            raise OptimError(
+                "an optimiser takes floating-point Parameters, such as model.parameters(); "
+                f"it was given a {type(parameter).__name__}"
+                + (", the result of an operation" if getattr(parameter, "node", None) else "")
+            )
+    checked = {"params": params} | {name: group.get(name, usual[name]) for name in SETTINGS}
+    checked["initial_lr"] = group.get("initial_lr", checked["lr"])
+    for name, value in checked.items():
+        if name != "params":
+            _check_number(name, value, below=1 if name == "momentum" else math.inf)
+    if nesterov and not checked["momentum"]:
+        raise OptimError("nesterov=True needs a momentum above 0")
+    return checked
+
+
+def _check_number(name: str, value: Any, below: float = math.inf) -> None:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not 0 <= value < below:
+        limit = "finite" if below == math.inf else f"below {below}"
+        raise OptimError(f"{name}={value!r} must be a number of at least 0, and {limit}")
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+    """Yield indices that cut an array of any memory order into blocks of about CHUNK numbers."""
+    inner = math.prod(shape[1:])
+    if math.prod(shape) <= CHUNK:
+        yield (...,)
+    elif inner > CHUNK:
+        yield from ((i, *rest) for i in range(shape[0]) for rest in _blocks(shape[1:]))
+    else:
+        rows = CHUNK // inner
+        yield from ((slice(i, i + rows), ...) for i in range(0, shape[0], rows))
+
+
+def bias_groups(model: Module, lr: float, weight_decay: float) -> list[Group]:
+    """Return groups for `SGD`: the weights, and the biases at twice the rate without decay.
+
+    These are the published FCNs' settings (Caffe's ``lr_mult: 2``, ``decay_mult: 0`` for biases). A
+    parameter is a bias if its name ends in "bias"; a group that would be empty is left out.
+
+    >>> from minifcn import nn
+    >>> groups = bias_groups(nn.Sequential(fc=nn.Linear(4, 2)), lr=0.1, weight_decay=5e-4)
+    >>> [(group["lr"], group["weight_decay"]) for group in groups]
+    [(0.1, 0.0005), (0.2, 0.0)]
+    """
+    weights: list[Tensor] = []
+    biases: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (biases if name.rpartition(".")[2] == "bias" else weights).append(parameter)
+    groups = [
+        {"params": weights, "lr": lr, "weight_decay": weight_decay},
+        {"params": biases, "lr": 2 * lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def fixed() -> Schedule:
+    """Return the schedule of a rate that never changes: the factor 1.
+
+    A schedule maps a step number (0, 1, ...) to a factor on the starting rate and remembers
+    nothing, so a resumed run goes on exactly: ``optimizer.scale_lr(schedule(step))``.
+
+    >>> fixed()(1000)
+    1.0
+    """
+    return lambda step: 1.0
+
+
+def step(step_size: int, gamma: float = 0.1) -> Schedule:
+    """Return the schedule γ^⌊step / step_size⌋: the rate drops every ``step_size`` steps.
+
+    >>> schedule = step(step_size=100, gamma=0.5)
+    >>> [schedule(0), schedule(99), schedule(100), schedule(200)]
+    [1.0, 1.0, 0.5, 0.25]
+    """
+    _check_steps("step_size", step_size)
+    _check_number("gamma", gamma)
+    return lambda step: float(gamma ** (step // step_size))
+
+
+def poly(max_steps: int, power: float = 1.0) -> Schedule:
+    """Return the schedule (1 - step / max_steps)^power, which reaches 0 at ``max_steps``.
+
+    >>> schedule = poly(max_steps=100, power=2)
+    >>> [schedule(0), schedule(50), schedule(100)]
+    [1.0, 0.25, 0.0]
+    """
+    _check_steps("max_steps", max_steps)
+    _check_number("power", power)
+    return lambda step: float(max(0.0, 1 - step / max_steps) ** power)
+
+
+def warmup(schedule: Schedule, steps: int) -> Schedule:
+    """Return a schedule that climbs in a straight line to ``schedule`` over the first ``steps``.
+
+    Its factor is (step + 1) / steps of the schedule's, then all of it. Large gradients of a fresh
+    net cannot throw the weights off that way.
+
+    >>> schedule = warmup(fixed(), steps=4)
+    >>> [schedule(i) for i in range(5)]
+    [0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    _check_steps("steps", steps)
+    return lambda step: min(1.0, (step + 1) / steps) * schedule(step)
+
+
+def _check_steps(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise OptimError(f"{name}={value!r} must be a whole number of at least 1")

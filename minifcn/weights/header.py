@@ -1,0 +1,191 @@
+"""What a weight file says about itself: its header, checked.
+
+Every text in the header can be damaged or made up, so each is looked at before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from .._version import __version__
+from ..backend import Error
+from ..data import Preprocessing
+
+FORMAT, VERSION = "minifcn weights", 1
+DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64"}
+OTHER_FORMATS = {
+    b"PK\x03\x04": "a zip archive, as PyTorch's .pth and NumPy's .npz files are",
+    b"\x80": "a Python pickle, as old PyTorch .pth files are",
+    b"\x89HDF": "an HDF5 file, as Keras's .h5 files are",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+}
+
+
+class WeightsError(Error, ValueError):
+    """A weight file that cannot be written, read or used."""
+
+
+class Header(NamedTuple):
+    """What a weight file says about itself; `read_header` reads it without the tensors.
+
+    Attributes
+    ----------
+    config
+        Arguments of `minifcn.models.build`.
+    classes
+        The class names, in the order of the class numbers.
+    palette
+        uint8 (K, 3), the colour of each class.
+    preprocessing
+        How pixels become the net's input.
+    origin
+        Where the weights come from, in the words of whoever saved them.
+    minifcn
+        The version that wrote the file.
+    dtype
+        Element type of all tensors.
+    shapes
+        Name to shape of each tensor.
+    """
+
+    config: dict[str, Any]
+    classes: tuple[str, ...]
+    palette: np.ndarray
+    preprocessing: Preprocessing
+    origin: str
+    minifcn: str
+    dtype: str
+    shapes: dict[str, tuple[int, ...]]
+
+
+def read_header(path: str | Path) -> Header:
+    """Return what a weight file says about itself, without reading its tensors; raises as `load`.
+
+    >>> read_header("nowhere.safetensors")
+    Traceback (most recent call last):
+    ...
+    minifcn.weights.header.WeightsError: nowhere.safetensors: no such file
+    """
+    with opened(path) as (_, header):
+        return header
+
+
+def title(config: dict[str, Any]) -> str:
+    """Return a net's arguments on one line, for messages.
+
+    >>> title({"model": "fcn8s", "num_classes": 4, "backbone": "small"})
+    'fcn8s(num_classes=4, backbone=small)'
+    """
+    options = ", ".join(f"{name}={value}" for name, value in config.items() if name != "model")
+    return f"{config.get('model', 'a net')}({options})"
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[tuple[Any, Header]]:
+    """Open a weight file and check its header."""
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder, not a weight file" if path.is_dir() else "no such file"
+        raise WeightsError(f"{path}: {found}")
+    try:
+        file = safe_open(path, framework="np")
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: {_what_it_is(path)} ({error})") from error
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with file:
+        yield file, _header(path, file)
+
+
+def _what_it_is(path: Path) -> str:
+    """Say why a file is not a safetensors file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(9)
+        for magic, kind in OTHER_FORMATS.items():
+            if start.startswith(magic):
+                return f"not a safetensors file but {kind}"
+        if start[8:] != b"{":  # eight bytes of length, then the JSON header
+            return f"not a safetensors file, or cut short: {size} bytes that do not start like one"
+        length = int.from_bytes(start[:8], "little")
+        file.seek(8)
+        header = file.read(min(length, size))
+    if size < 8 + length:
+        return f"cut short: its header has {length} bytes, the whole file {size}; copy it again"
+    try:
+        entries = [e for name, e in json.loads(header).items() if name != "__metadata__"]
+        whole = 8 + length + max((e["data_offsets"][1] for e in entries), default=0)
+    except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+        return "damaged: its header is not the JSON of a safetensors file"
+    if size < whole:
+        return f"cut short: {size} of {whole} bytes are there; copy it again"
+    return "damaged: header and tensors do not fit together"
+
+
+def _header(path: Path, file: Any) -> Header:
+    """Return the checked header of an open file."""
+    metadata: dict[str, str] = file.metadata() or {}
+    names = sorted(file.keys())
+    if metadata.get("format") != FORMAT:
+        some = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+        raise WeightsError(
+            f"{path}: a safetensors file with {len(names)} tensors ({some}), but not one of "
+            "minifcn: its header does not say which net they are for, its classes or its "
+            "preprocessing; copy the tensors into a net (load_state_dict) and use weights.save"
+        )
+    version = metadata.get("format_version", "")
+    if not version.isdigit() or int(version) > VERSION:
+        raise WeightsError(
+            f"{path}: of format version {version or 'unknown'}, written by minifcn "
+            f"{metadata.get('minifcn', 'of unknown version')}: minifcn {__version__} reads "
+            f"version {VERSION}; update minifcn"
+        )
+    dtypes = {name: file.get_slice(name).get_dtype() for name in names}
+    kinds = sorted(set(dtypes.values()))
+    if len(kinds) != 1 or kinds[0] not in DTYPES:
+        raise WeightsError(
+            f"{path}: its tensors are of {', '.join(kinds) or 'no type, as there are none'}: "
+            f"they must all be of one of {', '.join(DTYPES)}"
+        )
+    config = _from_json(path, metadata, "model", dict)
+    palette = _from_json(path, metadata, "palette", list)
+    try:
+        colours = np.array(palette, np.uint8)
+        preprocessing = Preprocessing.from_dict(_from_json(path, metadata, "preprocessing", dict))
+    except (Error, ValueError, OverflowError, TypeError) as error:
+        raise WeightsError(f"{path}: damaged header: {error}") from error
+    return Header(
+        config={name: _tuples(value) for name, value in config.items()},
+        classes=tuple(str(name) for name in _from_json(path, metadata, "classes", list)),
+        palette=colours,
+        preprocessing=preprocessing,
+        origin=metadata.get("origin", ""),
+        minifcn=metadata.get("minifcn", ""),
+        dtype=DTYPES[kinds[0]],
+        shapes={name: tuple(file.get_slice(name).get_shape()) for name in names},
+    )
+
+
+def _from_json(path: Path, metadata: dict[str, str], name: str, kind: type) -> Any:
+    try:
+        value = json.loads(metadata[name])
+    except KeyError:
+        raise WeightsError(f"{path}: damaged header: {name!r} is missing") from None
+    except ValueError as error:
+        raise WeightsError(f"{path}: damaged header: {name!r} is not JSON: {error}") from None
+    if not isinstance(value, kind):
+        raise WeightsError(f"{path}: damaged header: {name!r} is {value!r}, not a {kind.__name__}")
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    """Return lists as tuples: JSON knows lists only, the arguments of nets are tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,171 @@
+"""The four metrics against hand-computed numbers, and their edges."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minifcn.backend import Error
+from minifcn.metrics import ConfusionMatrix, MetricError
+
+
+def confusion_of(matrix):
+    confusion = ConfusionMatrix(len(matrix))
+    confusion.matrix += np.asarray(matrix, np.int64)
+    return confusion
+
+
+def test_hand_computed():
+    confusion = ConfusionMatrix(3)
+    target = np.array([[0, 0, 0, 0, 1, 1], [1, 2, 2, 255, 0, 255]])
+    prediction = np.array([[0, 0, 0, 1, 1, 1], [2, 2, 0, 0, 0, 2]])
+    confusion.update(target, prediction)
+    np.testing.assert_array_equal(confusion.matrix, [[4, 1, 0], [0, 2, 1], [1, 0, 1]])
+    assert confusion.matrix.dtype == np.int64
+    assert confusion.pixel_accuracy() == pytest.approx(7 / 10)
+    np.testing.assert_allclose(confusion.accuracy(), [4 / 5, 2 / 3, 1 / 2])
+    assert confusion.mean_accuracy() == pytest.approx((4 / 5 + 2 / 3 + 1 / 2) / 3)
+    np.testing.assert_allclose(confusion.iu(), [4 / 6, 2 / 4, 1 / 3])
+    assert confusion.mean_iu() == pytest.approx((4 / 6 + 2 / 4 + 1 / 3) / 3)
+    assert confusion.fw_iu() == pytest.approx((5 * 4 / 6 + 3 * 2 / 4 + 2 * 1 / 3) / 10)
+    assert confusion.summary() == {
+        "pixel_accuracy": confusion.pixel_accuracy(),
+        "mean_accuracy": confusion.mean_accuracy(),
+        "mean_iu": confusion.mean_iu(),
+        "fw_iu": confusion.fw_iu(),
+    }
+    assert all(type(value) is float for value in confusion.summary().values())
+
+
+def test_rows_are_the_truth():
+    confusion = ConfusionMatrix(2)
+    confusion.update(np.array([0]), np.array([1]))
+    assert confusion.matrix.tolist() == [[0, 1], [0, 0]]
+
+
+def test_perfect_prediction():
+    confusion = ConfusionMatrix(5)
+    label = np.random.default_rng(0).integers(0, 5, (2, 9, 9))
+    confusion.update(label, label)
+    assert set(confusion.summary().values()) == {1.0}
+
+
+def test_against_a_plain_loop():
+    rng = np.random.default_rng(1)
+    target, prediction = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
+    target[rng.random(200) < 0.2] = 255
+    expected = np.zeros((4, 4), int)
+    for t, p in zip(target, prediction, strict=True):
+        if t != 255:
+            expected[t, p] += 1
+    confusion = ConfusionMatrix(4)
+    confusion.update(target.astype(np.uint8), prediction.astype(np.uint8))
+    np.testing.assert_array_equal(confusion.matrix, expected)
+
+
+def test_class_neither_in_truth_nor_predicted_is_left_out():
+    confusion = confusion_of([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
+    assert math.isnan(confusion.iu()[2])
+    assert confusion.mean_iu() == pytest.approx((3 / 4 + 4 / 5) / 2)
+    assert confusion.mean_iu("exclude") == confusion.mean_iu()
+    assert confusion.mean_accuracy() == pytest.approx((3 / 4 + 1) / 2)
+
+
+def test_class_predicted_but_not_in_truth_counts_zero_or_is_left_out():
+    confusion = confusion_of([[3, 0, 1], [0, 4, 0], [0, 0, 0]])
+    assert confusion.iu()[2] == 0
+    assert confusion.mean_iu() == pytest.approx((3 / 4 + 1 + 0) / 3)
+    assert confusion.mean_iu(absent="exclude") == pytest.approx((3 / 4 + 1) / 2)
+    assert confusion.mean_accuracy() == pytest.approx((3 / 4 + 1) / 2)
+    assert confusion.fw_iu() == pytest.approx((4 * 3 / 4 + 4) / 8)
+
+
+def test_unknown_way_to_treat_absent_classes():
+    with pytest.raises(MetricError, match="absent is 'nan': it must be 'zero' or 'exclude'"):
+        ConfusionMatrix(2).mean_iu("nan")
+
+
+def test_nothing_counted_gives_nan():
+    confusion = ConfusionMatrix(3)
+    confusion.update(np.full((4, 4), 255), np.zeros((4, 4), int))
+    assert confusion.matrix.sum() == 0
+    assert all(math.isnan(value) for value in confusion.summary().values())
+    assert math.isnan(confusion.mean_iu("exclude"))
+    assert np.isnan(confusion.iu()).all()
+
+
+def test_counts_beyond_32_bits():
+    half = 2**33
+    confusion = confusion_of([[half, half], [0, half]])
+    assert confusion.pixel_accuracy() == pytest.approx(2 / 3)
+    assert confusion.mean_iu() == pytest.approx(1 / 2)
+    confusion.update(np.array([0], np.uint8), np.array([0], np.uint8))
+    assert confusion.matrix[0, 0] == half + 1
+
+
+def test_many_classes_in_uint8_do_not_wrap_around():
+    confusion = ConfusionMatrix(200)
+    label = np.array([199], np.uint8)
+    confusion.update(label, label)
+    assert confusion.matrix[199, 199] == 1
+
+
+def test_other_ignore_index():
+    confusion = ConfusionMatrix(2, ignore_index=-1)
+    confusion.update(np.array([0, -1]), np.array([0, 1]))
+    assert confusion.matrix.tolist() == [[1, 0], [0, 0]]
+
+
+def test_adding():
+    first, second = confusion_of([[1, 2], [3, 4]]), confusion_of([[10, 0], [0, 10]])
+    total = first + second
+    assert total.matrix.tolist() == [[11, 2], [3, 14]]
+    assert first.matrix.tolist() == [[1, 2], [3, 4]]
+    first.merge(second)
+    assert first.matrix.tolist() == total.matrix.tolist()
+    with pytest.raises(MetricError, match="of 3 classes to one of 2"):
+        first.merge(ConfusionMatrix(3))
+
+
+GOOD = np.zeros((2, 3), int)
+
+
+@pytest.mark.parametrize(
+    ("target", "prediction", "message"),
+    [
+        (
+            [[0, 0, 0], [0, 3, 3]],
+            GOOD,
+            r"target is 3 at position \(1, 1\) \(2 such pixels\): classes",
+        ),
+        ([[0, -1, 0], [0, 0, 0]], GOOD, r"target is -1 at position \(0, 1\)"),
+        (GOOD, [[0, 0, 0], [3, 0, 0]], r"prediction is 3 at position \(1, 0\) .* are 0 to 2$"),
+        (GOOD, [[0, 0, 255], [0, 0, 0]], r"prediction is 255"),
+        (np.full((2, 3), 255), np.full((2, 3), 7), "prediction is 7"),
+        (GOOD, np.zeros((1, 2, 3), int), r"target has shape \(2, 3\), prediction \(1, 2, 3\)"),
+        (GOOD, np.zeros((2, 3)), "prediction is float64 .* take the argmax"),
+        (np.zeros((2, 3), bool), GOOD, "target is bool"),
+    ],
+)
+def test_update_refuses_and_counts_nothing(target, prediction, message):
+    confusion = ConfusionMatrix(3)
+    with pytest.raises(MetricError, match=message):
+        confusion.update(np.asarray(target), np.asarray(prediction))
+    assert confusion.matrix.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 0}, "num_classes is 0"),
+        ({"num_classes": 3, "ignore_index": 2}, "ignore_index is 2, a class number of 3 classes"),
+        ({"num_classes": 256}, "ignore_index is 255"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(MetricError, match=message):
+        ConfusionMatrix(**arguments)
+
+
+def test_metric_errors_are_errors_of_the_library():
+    assert issubclass(MetricError, Error)
