@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .autograd import Tensor, no_grad
-from .backend import Error, device_of, to_device, to_numpy, xp_of
+from .autograd import Tensor
+from .backend import Error, to_device, to_numpy, xp_of
 from .data import Preprocessing, read_image, save_label
 from .data.folder import IMAGE_ENDINGS
 from .data.images import save_image
-from .nn import Module
+from .nn import Module, evaluation_mode
 from .viz import annotated
 from .weights import Loaded
 
@@ -39,28 +38,6 @@ class Prediction(NamedTuple):
     image: Path
     label: Path
     overlay: Path
-
-
-@contextmanager
-def evaluation_mode(model: Module) -> Iterator[None]:
-    """Compute without recording and without dropout; then every module is again as it was.
-
-    >>> from minifcn import models
-    >>> net = models.fcn8s(4, "small")
-    >>> with evaluation_mode(net):
-    ...     print(net.training)
-    False
-    >>> net.training
-    True
-    """
-    before = [(module, module.training) for _, module in model.named_modules()]
-    try:
-        with no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def predict(
@@ -102,11 +79,12 @@ def predict(
         raise PredictionError(
             f"image has shape {image.shape}: it must be (H, W, 3), with at least one pixel"
         )
-    if device is not None:
-        model.to(device)
-    first = next(iter(model.parameters())).data
-    # (H, W, 3) -> (1, 3, H, W), where the net is and with its kind of numbers
-    x = to_device(preprocessing(image)[None].astype(first.dtype, copy=False), device_of(first))
+    first = next(iter(model.parameters()))
+    # (H, W, 3) -> (1, 3, H, W), with the net's kind of numbers
+    x = preprocessing(image)[None].astype(first.dtype, copy=False)
+    device = device or first.device
+    x = to_device(x, device)
+    model.to(device)
     try:
         with evaluation_mode(model):
             scores = model(Tensor(x)).data
@@ -242,7 +220,7 @@ def predict_files(
         raise unreadable[0]
     if unreadable:
         several = PredictionError(f"{len(unreadable)} of {len(jobs)} images could not be read")
-        for error in unreadable:
-            several.add_note(str(error))
+        for each in unreadable:
+            several.add_note(str(each))
         raise several
     return done

@@ -1,7 +1,5 @@
 """The networks: their geometry, their names and counts, and what they compute."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -133,10 +131,10 @@ def test_every_image_size_fits_with_ceil_pooling_and_not_with_floor_pooling(stri
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_every_image_size_fits_in_the_small_net(stride):
+def test_every_image_size_from_two_pixels_fits_in_the_small_net(stride):
     trunk = models.small_trunk((1, 1, 1, 1, 1))
     net = FCN(trunk, 2, stride)
-    assert [n for n in range(1, 2100) if not fits(net, trunk, n)] == []
+    assert [n for n in range(1, 2100) if not fits(net, trunk, n)] == [1]  # below its first kernel
 
 
 def toy_alexnet(**first):
@@ -238,7 +236,7 @@ def test_one_generator_gives_one_net():
 @pytest.mark.parametrize("stride", STRIDES)
 def test_scores_have_the_size_of_the_image_whatever_it_is(stride):
     net = randomise(small(stride)).eval()
-    sizes = [(1, 1), (1, 70), (50, 1), (2, 3), (50, 70), (31, 33), (32, 32), (33, 64), (17, 48)]
+    sizes = [(2, 2), (2, 70), (50, 2), (2, 3), (50, 70), (31, 33), (32, 32), (33, 64), (17, 48)]
     for height, width in sizes:
         scores = net(images(2, 3, height, width))
         assert scores.shape == (2, 4, height, width)
@@ -305,7 +303,9 @@ def test_a_net_with_its_parents_weights_differs_only_by_interpolation(stride, pa
     unmatched = new.load_state_dict(old.state_dict(), strict=False)
     assert {name.partition(".")[0] for name in unmatched.unexpected} == {old.last}
 
-    x = images(1, 3, 190, 210)
+    # A smooth image gives smooth scores: then some classes are clearly ahead.
+    y, x = np.mgrid[:190, :210] / 60
+    x = Tensor(np.stack([[np.sin(x + y), np.cos(x), np.cos(y)]]).astype(np.float32))
     h = x
     for name in old.trunk_names:
         h = getattr(old, name)(h)
@@ -337,8 +337,8 @@ def test_a_net_with_its_parents_weights_differs_only_by_interpolation(stride, pa
     assert difference.max() > 1e-3
     assert (difference <= allowed).all()
     ranked = np.sort(before, axis=0)
-    clear = ranked[-1] - ranked[-2] > 2 * allowed.max()
-    assert clear.mean() > 0.05
+    clear = ranked[-1] - ranked[-2] > 0.05 * np.ptp(before)  # of the range of all scores
+    assert clear.mean() > 0.5
     assert (before.argmax(0) == after.argmax(0))[clear].all()
 
 
@@ -416,8 +416,13 @@ def test_dropout_acts_in_training_only():
         (lambda: FCN(models.small_trunk(), 3, 4), ModelError, r"stride=4 must be 32, 16 or 8"),
         (lambda: small(8, learn_upsampling="all"), ModelError, r"'none' or 'intermediate'"),
         (lambda: FCN(toy_alexnet(), 2, 16), ModelError, r"no layer of stride 16: a skip needs"),
+        (lambda: FCN(narrow_vgg(fc6_padding=(0, 3)), 2, 16), ModelError, r"pad both axes alike"),
         (lambda: FCN(narrow_vgg(padding=80), 2), ShapeError, r"1 rows are missing.*more padding"),
-        (lambda: small(32, widths=(2, 2, 2)), ShapeError, r"upscore: .*strides must multiply"),
+        (
+            lambda: models.fcn32s(2, stages=NARROW[:3]),
+            ShapeError,
+            r"upscore: .*strides must multiply",
+        ),
         (lambda: small(32)(images(1, 3, 0, 4)), ShapeError, r"at least one image of one pixel"),
         (lambda: small(32)(images(0, 3, 4, 4)), ShapeError, r"at least one image of one pixel"),
         (lambda: small(32)(images(3, 4, 4)), ShapeError, r"must be \(N, C, H, W\).*x\[None\]"),
@@ -429,11 +434,8 @@ def test_rules_of_models(call, error, message):
         call()
 
 
-def test_an_image_that_is_too_small_is_an_error():
-    net = models.fcn32s(2, "small", padding=0)
-    for height, width in itertools.product((2, 3), (2, 3)):
-        if (height, width) == (3, 3):
-            assert net(images(1, 3, 3, 3)).shape == (1, 2, 3, 3)
-            continue
-        with pytest.raises(ShapeError, match=r"3 x 3 kernel .* does not fit into . x . pixels"):
-            net(images(1, 3, height, width))
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 70), (50, 1)])
+def test_an_image_that_is_too_small_is_an_error(height, width):
+    message = rf"4 x 4 kernel .* does not fit into {height} x {width} pixels.*a larger image"
+    with pytest.raises(ShapeError, match=message):
+        small(32)(images(1, 3, height, width))

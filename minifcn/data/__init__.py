@@ -5,7 +5,7 @@ from minifcn.data.folder import folder
 from minifcn.data.images import read_image, read_label, save_image, save_label, voc_palette
 from minifcn.data.landcover import landcover
 from minifcn.data.loader import Batch, Loader
-from minifcn.data.preprocessing import CAFFE, UNIT, Preprocessing
+from minifcn.data.preprocessing import CAFFE, LANDCOVER, PRESETS, UNIT, Preprocessing
 from minifcn.data.shapes import shapes
 from minifcn.data.sources import open_dataset
 from minifcn.data.transforms import (
@@ -19,6 +19,8 @@ from minifcn.data.transforms import (
 __all__ = [
     "CAFFE",
     "IGNORE",
+    "LANDCOVER",
+    "PRESETS",
     "UNIT",
     "Batch",
     "DataError",

@@ -60,8 +60,8 @@ def cross_entropy(
 
     Examples
     --------
-    >>> cross_entropy(np.zeros((2, 4)), np.array([1, 255])).item() == np.log(4)
-    True
+    >>> round(cross_entropy(np.zeros((2, 4)), np.array([1, 255])).item(), 6)  # log(4)
+    1.386294
     """
     _check(x, target, weight, ignore_index, reduction)
     xp = xp_of(x)

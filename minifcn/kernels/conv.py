@@ -1,10 +1,10 @@
 """Which algorithm computes a convolution: the one place where that is chosen.
 
-| kernel                  | stride, dilation, groups | numbers | algorithm             |
-|-------------------------|--------------------------|---------|-----------------------|
-| 3x3                     | all 1                    | float32 | winograd.py, on a CPU |
-| diagonal, tents (bilinear) | stride above 1        | float32 | separable.py          |
-| all the others          | any                      | any     | im2col.py             |
+| kernel                   | stride, dilation, groups | numbers | algorithm             |
+|--------------------------|--------------------------|---------|-----------------------|
+| 3x3                      | all 1                    | float32 | winograd.py, on a CPU |
+| bilinear, on a diagonal  | stride above 1           | float32 | separable.py          |
+| all others               | any                      | any     | im2col.py             |
 
 Winograd's way needs enough pixels to be worth transforming the weights.
 """

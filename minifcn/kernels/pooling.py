@@ -60,14 +60,23 @@ def max_pool2d(
     x = padded(x, size, kernel, stride, padding, dilation, -xp.inf)
     y = xp.empty((len(x), *size, x.shape[3]), x.dtype)
 
-    def pool(n: int) -> None:
-        views = window(x[n : n + 1], size, kernel, stride, dilation)
-        y[n : n + 1] = next(views)
-        for view in views:
-            xp.maximum(y[n : n + 1], view, out=y[n : n + 1])
+    parts = images_together(y)
 
-    parallel_for(len(x), pool, x)
+    def pool(i: int) -> None:
+        views = window(x[parts[i]], size, kernel, stride, dilation)
+        y[parts[i]] = next(views)
+        for view in views:
+            xp.maximum(y[parts[i]], view, out=y[parts[i]])
+
+    parallel_for(len(parts), pool, x)
     return y
+
+
+def images_together(y: Array) -> list[slice]:
+    """Cut a batch into parts that are worth a thread's while: 64K numbers, or one image."""
+    per_image = y[0].size if len(y) else 1
+    each = max(1, min(-(-len(y) // 2), (1 << 16) // max(1, per_image)))
+    return [slice(i, i + each) for i in range(0, len(y), each)]
 
 
 def max_scatter(
@@ -82,20 +91,22 @@ def max_scatter(
     apart = kernel[0] <= stride[0] and kernel[1] <= stride[1] and dilation == (1, 1)
     signs = apart and is_numpy(x) and x.dtype == g.dtype == np.float32
 
-    def scatter(n: int) -> None:
-        one = slice(n, n + 1)
-        views = window(x[one], size, kernel, stride, dilation)
-        places = window(result[one], size, kernel, stride, dilation)
-        if signs and np.isfinite(y[one].sum()):
-            scatter_by_sign(g[one], y[one], views, places)
+    parts = images_together(y)
+
+    def scatter(i: int) -> None:
+        part = parts[i]
+        views = window(x[part], size, kernel, stride, dilation)
+        places = window(result[part], size, kernel, stride, dilation)
+        if signs and np.isfinite(y[part].sum()):
+            scatter_by_sign(g[part], y[part], views, places)
             return
-        left = g[one].copy()  # what has not found its maximum yet
+        left = g[part].copy()  # what has not found its maximum yet
         for view, place in zip(views, places, strict=True):
-            here = xp.where(is_maximum(view, y[one]), left, 0)
+            here = xp.where(is_maximum(view, y[part]), left, 0)
             place += here
             left -= here
 
-    parallel_for(len(x), scatter, x)
+    parallel_for(len(parts), scatter, x)
     return result[:, padding[0] : padding[0] + H, padding[1] : padding[1] + W]
 
 

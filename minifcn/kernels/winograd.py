@@ -102,7 +102,7 @@ def conv2d(
     O, C = weight.shape[:2]
     plan = Plan(x, padding, O)
     # (O, C, 3, 3) -> (3, 3, C, O) -> (3, 3*C*O); G -> (6, 3*C*O) -> (6, 3*C, O)
-    U = (G @ weight.transpose(2, 3, 1, 0).reshape(3, -1)).reshape(6, 3 * C, O)
+    U = np.matmul(G, weight.transpose(2, 3, 1, 0).reshape(3, -1)).reshape(6, 3 * C, O)
     # The bias is a seventh product, the same everywhere, that A takes once into each output.
     A7 = A if bias is None else np.concatenate([A, np.ones((4, 1), np.float32)], axis=1)
     y = np.empty((plan.N, plan.height, plan.width, O), np.float32)
@@ -126,13 +126,14 @@ def conv2d(
             products = M[:, place : place + count, : plan.width * O]
             whole = min(count, plan.height // 4 - first)
             if whole > 0:
-                out = y[image, 4 * first : 4 * (first + whole)].reshape(whole, 4, plan.width * O)
-                np.matmul(A7, products[:, :whole].transpose(1, 0, 2), out=out)
-                finite[i] &= np.isfinite(out.sum())  # read again while it is in the cache
+                bands = y[image, 4 * first : 4 * (first + whole)]
+                bands = bands.reshape(whole, 4, plan.width * O)
+                np.matmul(A7, products[:, :whole].transpose(1, 0, 2), out=bands)
+                finite[i] &= np.isfinite(bands.sum())  # read again while it is in the cache
             if whole < count:  # the last band has fewer than four rows
-                out = y[image, 4 * (first + count - 1) :].reshape(-1, plan.width * O)
-                np.matmul(A7[: len(out)], products[:, count - 1], out=out)
-                finite[i] &= np.isfinite(out.sum())
+                rest = y[image, 4 * (first + count - 1) :].reshape(-1, plan.width * O)
+                np.matmul(A7[: len(rest)], products[:, count - 1], out=rest)
+                finite[i] &= np.isfinite(rest.sum())
 
     parallel_for(len(blocks), compute, x)
     return y if finite.all() else None
@@ -177,7 +178,7 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
 
     parallel_for(shares, add_up, x)
     total = sums.sum(axis=0).reshape(6, -1)
-    if not np.isfinite(total.sum()):
+    if not np.isfinite(total).all():
         return None
     # (3, 6) @ (6, 3*C*O) -> (3, 3, C, O) -> (O, C, 3, 3)
     return (G.T @ total).reshape(3, 3, C, O).transpose(3, 2, 0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from .fcn import FCN, ModelError
 from .geometry import coordinate_map, output_size, receptive_field_of
+from .small import small_trunk
 from .vgg import VGG16, Trunk, vgg16, vgg_trunk
 
 __all__ = [
@@ -31,34 +33,26 @@ __all__ = [
 ]
 
 
-def small_trunk(
-    widths: tuple[int, ...] = (16, 32, 64, 64, 64),
-    *,
-    padding: int = 1,
-    dropout: float = 0.0,
-    rng: np.random.Generator | None = None,
-) -> Trunk:
-    """Return a small trunk of VGG's plan: one convolution a stage, fc6 a 3x3 convolution.
-
-    It has no more padding than needed (1 in place of 100): the scores then just cover the image.
-    """
-    stages = tuple((width,) for width in widths)
-    return vgg_trunk(
-        stages, widths[-1], padding=padding, fc6_kernel=3, fc6_padding=1, dropout=dropout, rng=rng
-    )
-
-
 BACKBONES: dict[str, Callable[..., Trunk]] = {"vgg16": vgg_trunk, "small": small_trunk}
 
 
 def _fcn(stride: int, num_classes: int, backbone: str, rng: Any, options: dict[str, Any]) -> FCN:
     if backbone not in BACKBONES:
         raise ModelError(f"backbone={backbone!r} must be one of {', '.join(BACKBONES)}")
-    config = {"model": f"fcn{stride}s", "num_classes": num_classes, "backbone": backbone, **options}
+    # All options, not only those given: a file must not change its meaning with a default.
+    config = {"model": f"fcn{stride}s", "num_classes": num_classes, "backbone": backbone}
+    config |= _defaults(BACKBONES[backbone]) | _defaults(FCN) | options
     ours = {name: options.pop(name) for name in ("at_once", "learn_upsampling") if name in options}
     net = FCN(BACKBONES[backbone](rng=rng, **options), num_classes, stride, **ours)
     net.config = config
     return net
+
+
+def _defaults(builder: Callable[..., Any]) -> dict[str, Any]:
+    """Return the options of a trunk or of `FCN` that have a default and can be saved."""
+    parameters = inspect.signature(builder).parameters.values()
+    given = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {name: value for name, value in given.items() if name not in ("rng", "stride")}
 
 
 def fcn32s(
@@ -112,8 +106,9 @@ MODELS: dict[str, Callable[..., FCN]] = {"fcn32s": fcn32s, "fcn16s": fcn16s, "fc
 def build(model: str, **options: Any) -> FCN:
     """Return a net by its name: fcn32s, fcn16s or fcn8s. ``build(**net.config)`` is one like net.
 
-    >>> build("fcn32s", num_classes=4, backbone="small").config
-    {'model': 'fcn32s', 'num_classes': 4, 'backbone': 'small'}
+    >>> config = build("fcn32s", num_classes=4, backbone="small").config
+    >>> config["model"], config["num_classes"], config["widths"]
+    ('fcn32s', 4, (24, 48, 64, 96, 96))
     """
     if model not in MODELS:
         raise ModelError(f"model {model!r} is unknown: use one of {', '.join(MODELS)}")

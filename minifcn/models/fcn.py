@@ -117,6 +117,9 @@ class FCN(nn.Module):
             layer.weight.requires_grad = learn_upsampling == "intermediate"
             scale = AT_ONCE_SCALES[finer] if at_once else 1.0
             offset = tapped.offset(here, upsample)
+            if min(offset) < 0 < max(offset):
+                rule = "one axis of the tapped scores would be cropped, and the other of the sums"
+                raise ModelError(f"{upsample}: offset {offset}: {rule}; pad both axes alike")
             crop_finer = min(offset) >= 0  # else the upsampled scores start before the finer ones
             over = (abs(offset[0]), abs(offset[1]))
             skips.append(Skip(tap, upsample, f"score_{tap}", scale, over, crop_finer))

@@ -1,4 +1,4 @@
-"""VGG16 (Simonyan and Zisserman 2015), and small nets of the same plan."""
+"""VGG16 (Simonyan and Zisserman 2015), as a classifier and as a trunk for FCNs."""
 
 from __future__ import annotations
 
@@ -69,12 +69,8 @@ def vgg_trunk(
     would reach outside for 799 of the sizes from 1 to 2099.
     """
     rng = rng or np.random.default_rng()
-    layers, channels, taps = _convolutions(stages, in_channels, padding, rng)
-    for name, kernel, border in (("6", fc6_kernel, fc6_padding), ("7", 1, 0)):
-        layers[f"fc{name}"] = nn.Conv2d(channels, hidden, kernel, padding=border, rng=rng)
-        layers[f"relu{name}"] = nn.ReLU()
-        layers[f"drop{name}"] = nn.Dropout(dropout, rng=rng)
-        channels = hidden
+    layers, channels, taps = convolutions(stages, in_channels, padding, rng)
+    layers |= fully_connected(channels, hidden, fc6_kernel, fc6_padding, dropout, rng)
     return Trunk(layers, hidden, taps)
 
 
@@ -85,7 +81,7 @@ def vgg16(num_classes: int = 1000, rng: np.random.Generator | None = None) -> nn
     paper); 138,357,544 parameters with 1000 classes. Layers have Caffe's names.
     """
     rng = rng or np.random.default_rng()
-    layers, channels, _ = _convolutions(VGG16, 3, 1, rng)
+    layers, channels, _ = convolutions(VGG16, 3, 1, rng)
     layers["flatten"] = nn.Flatten()  # (N, 512, 7, 7) -> (N, 25088)
     inputs = channels * 7 * 7
     for name in ("6", "7"):
@@ -97,13 +93,20 @@ def vgg16(num_classes: int = 1000, rng: np.random.Generator | None = None) -> nn
     return nn.Sequential(layers)
 
 
-def _convolutions(
-    stages: tuple[tuple[int, ...], ...], channels: int, padding: int, rng: np.random.Generator
+def convolutions(
+    stages: tuple[tuple[int, ...], ...],
+    channels: int,
+    padding: int,
+    rng: np.random.Generator,
+    first: int = 1,
 ) -> tuple[dict[str, nn.Module], int, dict[int, tuple[str, int]]]:
-    """Return the layers up to the last pooling, their channels, and the places to tap."""
+    """Return the layers up to the last pooling, their channels, and the places to tap.
+
+    ``padding`` is that of the first convolution; stages are numbered from ``first`` on.
+    """
     layers: dict[str, nn.Module] = {}
     taps = {}
-    for stage, widths in enumerate(stages, start=1):
+    for stage, widths in enumerate(stages, start=first):
         for i, width in enumerate(widths, start=1):
             border = padding if not layers else 1
             layers[f"conv{stage}_{i}"] = nn.Conv2d(channels, width, 3, padding=border, rng=rng)
@@ -112,3 +115,15 @@ def _convolutions(
         layers[f"pool{stage}"] = nn.MaxPool2d(2, stride=2, ceil_mode=True)
         taps[2**stage] = (f"pool{stage}", channels)
     return layers, channels, taps
+
+
+def fully_connected(
+    channels: int, hidden: int, kernel: int, padding: int, dropout: float, rng: np.random.Generator
+) -> dict[str, nn.Module]:
+    """Return fc6 and fc7 as convolutions, each with its ReLU and dropout."""
+    layers: dict[str, nn.Module] = {}
+    for name, inputs, size, border in (("6", channels, kernel, padding), ("7", hidden, 1, 0)):
+        layers[f"fc{name}"] = nn.Conv2d(inputs, hidden, size, padding=border, rng=rng)
+        layers[f"relu{name}"] = nn.ReLU()
+        layers[f"drop{name}"] = nn.Dropout(dropout, rng=rng)
+    return layers

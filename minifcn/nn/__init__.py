@@ -15,7 +15,7 @@ from .layers import (
     MaxPool2d,
     ReLU,
 )
-from .module import LayerError, Module, Parameter, StateError, Unmatched
+from .module import LayerError, Module, Parameter, StateError, Unmatched, evaluation_mode
 from .sequential import Sequential
 
 __all__ = [
@@ -34,5 +34,6 @@ __all__ = [
     "Sequential",
     "StateError",
     "Unmatched",
+    "evaluation_mode",
     "init",
 ]

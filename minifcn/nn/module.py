@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ..autograd import Tensor
+from ..autograd import Tensor, no_grad
 from ..backend import Array, DTypeError, Error, is_array, to_device
 
 
@@ -228,6 +229,28 @@ class Module:
             return f"{type(self).__name__}({self.extra_repr()})"
         lines = "\n".join([self.extra_repr()] * bool(self.extra_repr()) + children)
         return f"{type(self).__name__}(\n{textwrap.indent(lines, '  ')}\n)"
+
+
+@contextmanager
+def evaluation_mode(model: Module) -> Iterator[None]:
+    """Compute without recording and without dropout; then every module is again as it was.
+
+    >>> from minifcn import nn
+    >>> layer = nn.Dropout(0.5)
+    >>> with evaluation_mode(layer):
+    ...     print(layer.training)
+    False
+    >>> layer.training
+    True
+    """
+    before = [(module, module.training) for _, module in model.named_modules()]
+    try:
+        with no_grad():
+            model.eval()
+            yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def _floating_dtype(target: Any) -> np.dtype:

@@ -98,7 +98,7 @@ def opened(path: str | Path) -> Iterator[tuple[Any, Header]]:
     try:
         file = safe_open(path, framework="np")
     except SafetensorError as error:
-        raise WeightsError(f"{path}: {_what_it_is(path)} ({error})") from error
+        raise WeightsError(f"{path}: {_what_it_is(path)}") from error
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
     with file:

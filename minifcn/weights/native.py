@@ -126,8 +126,9 @@ def load(path: str | Path) -> Loaded:
         _check_classes(path, header.classes, header.palette, model.num_classes)
         if difference := _difference(header, model):
             raise WeightsError(
-                f"{path}: damaged: it says that it holds {title(header.config)}, but its tensors "
-                f"are not those of this net\n{difference}"
+                f"{path}: says that it holds {title(header.config)}, but its tensors are not those "
+                f"of this net in minifcn {__version__}: damaged, or an older net (written by "
+                f"{header.minifcn})\n{difference}"
             )
         _fill(model, file, path)
     return Loaded(model, header.classes, header.palette, header.preprocessing, header.origin)

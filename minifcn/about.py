@@ -1,0 +1,158 @@
+"""Facts that commands tell: about this machine, a weight file, a model, an evaluation."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import threadpoolctl
+
+from . import models, weights
+from ._version import __version__
+from .backend import probe_cuda
+from .data import Dataset, landcover, shapes
+from .kernels.threads import num_threads
+from .metrics import ConfusionMatrix
+
+Facts: TypeAlias = dict[str, str]  # in the order in which they are shown
+
+
+def machine() -> Facts:
+    """Return versions, threads, devices and the bundled data.
+
+    >>> list(machine())
+    ['minifcn', 'Python', 'NumPy', 'BLAS', 'threads', 'GPU', 'data']
+    """
+    cupy, found = probe_cuda()
+    sets: list[tuple[Dataset, Dataset]] = [
+        (landcover("train"), landcover("val")),
+        (shapes("train"), shapes("val")),
+    ]
+    bundled = [
+        f"{train.name.removesuffix(' train')}: {len(train)} images to train on, {len(val)} held "
+        f"out, {len(train.classes)} classes ({', '.join(train.classes)})"
+        for train, val in sets
+    ]
+    return {
+        "minifcn": f"{__version__} in {Path(__file__).parent}",
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "NumPy": np.__version__,
+        "BLAS": "\n".join(_blas_line(blas) for blas in _blas()) or "unknown to threadpoolctl",
+        "threads": f"{num_threads()} (set MINIFCN_NUM_THREADS to change it)",
+        "GPU": found if cupy else f"none: {found}",
+        "data": "\n".join(bundled),
+    }
+
+
+def weight_file(path: str | Path) -> Facts:
+    """Return what a weight file holds; its tensors are not read."""
+    header = weights.read_header(path)
+    numbers = sum(math.prod(shape) for shape in header.shapes.values())
+    rule = header.preprocessing
+    pixel = "pixel" if rule.scale == 1 else f"pixel / {1 / rule.scale:g}"
+    return {
+        "file": f"{path} ({Path(path).stat().st_size / 1e6:,.1f} MB)",
+        "model": weights.title(header.config),
+        "parameters": f"{numbers:,} numbers ({header.dtype}) in {len(header.shapes)} tensors",
+        "classes": f"{len(header.classes)}: {', '.join(header.classes)}",
+        "preprocessing": f"{rule.order}, ({pixel} - mean) / std, mean {rule.mean}, std {rule.std}",
+        "origin": header.origin or "not told",
+        "written by": f"minifcn {header.minifcn}",
+    }
+
+
+def model(name: str, backbone: str, classes: int) -> Facts:
+    """Return the size and the geometry of a net.
+
+    >>> model("fcn32s", "small", 4)["model"].partition(", widths")[0]
+    'fcn32s(num_classes=4, backbone=small'
+    """
+    net = models.build(name, num_classes=classes, backbone=backbone)
+    count, size = net.num_parameters(), sum(p.data.nbytes for p in net.parameters())
+    trunk = [getattr(net, layer) for layer in net.trunk_names]
+    field = models.receptive_field_of(trunk)
+    skips = [
+        f"{skip.tap} is scored by {skip.score} and added to {skip.upsample}; "
+        f"{skip.tap if skip.crop_finer else skip.upsample} is cropped by {skip.offset[0]}"
+        for skip in net.skips
+    ]
+    top, left = net.offset
+    return {
+        "model": weights.title(net.config),
+        "parameters": f"{count:,} ({size / 1e6:,.1f} MB)",
+        "receptive field": f"{field} x {field} pixels, for a score at stride 32",
+        "skips": "\n".join(skips) or "none",
+        "crop": f"{net.last} is cropped by {top} at the top and {left} at the left",
+    }
+
+
+def evaluation(
+    matrix: ConfusionMatrix, classes: Sequence[str], absent: Literal["zero", "exclude"] = "zero"
+) -> dict[str, Any]:
+    """Return everything that was measured, ready for JSON; None where there is nothing to say.
+
+    >>> evaluation(ConfusionMatrix(2), ["sea", "land"])["classes"]["sea"]
+    {'iu': None, 'accuracy': None, 'pixels': 0}
+    """
+
+    def known(value: float) -> float | None:
+        return None if math.isnan(value) else float(value)
+
+    summary = matrix.summary() | {"mean_iu": matrix.mean_iu(absent)}
+    rows = zip(classes, matrix.iu(), matrix.accuracy(), matrix.matrix.sum(axis=1), strict=True)
+    return {
+        **{name: known(value) for name, value in summary.items()},
+        "absent": absent,
+        "classes": {
+            name: {"iu": known(iu), "accuracy": known(accuracy), "pixels": int(pixels)}
+            for name, iu, accuracy, pixels in rows
+        },
+        "confusion": matrix.matrix.tolist(),
+    }
+
+
+def blas_warning() -> str | None:
+    """Return a warning if OPENBLAS_CORETYPE makes OpenBLAS use other kernels than it would choose.
+
+    What it would choose, only OpenBLAS itself knows: another process is asked, without the setting.
+    """
+    forced = os.environ.get("OPENBLAS_CORETYPE")
+    here = [found["architecture"] for found in _blas() if "architecture" in found]
+    if not forced or not here:
+        return None
+    code = (
+        "import numpy, threadpoolctl\n"
+        "for found in threadpoolctl.threadpool_info():\n"
+        "    if found['user_api'] == 'blas': print(found.get('architecture', ''))"
+    )
+    environment = {n: value for n, value in os.environ.items() if n != "OPENBLAS_CORETYPE"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    free = answer.stdout.split()
+    if free == here:
+        return None
+    return (
+        f"OPENBLAS_CORETYPE={forced} makes OpenBLAS use its kernels for {', '.join(here)}; by "
+        f"itself it would use those for {', '.join(free)}, which may be twice as fast: unset it"
+    )
+
+
+def _blas() -> list[dict]:
+    return [found for found in threadpoolctl.threadpool_info() if found["user_api"] == "blas"]
+
+
+def _blas_line(found: dict) -> str:
+    kernels = f", kernels for {found['architecture']}" if "architecture" in found else ""
+    threads = found["num_threads"]
+    return (
+        f"{found['internal_api']} {found['version'] or ''}{kernels}, {threads} "
+        f"thread{'s' * (threads != 1)}"
+    )

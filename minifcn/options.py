@@ -1,0 +1,64 @@
+"""What the commands share: kinds of arguments, and the error for those that do not fit together."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .backend import Error, to_device
+
+
+class CommandError(Error, ValueError):
+    """Arguments of a command that do not fit together."""
+
+
+class Absent(StrEnum):
+    """What mean IU makes of a class that is predicted but not in the truth."""
+
+    zero = "zero"
+    exclude = "exclude"
+
+
+class Backbone(StrEnum):
+    """What a net is built on."""
+
+    small = "small"
+    vgg16 = "vgg16"
+
+
+class Rule(StrEnum):
+    """How pixels become a net's input."""
+
+    unit = "unit"
+    landcover = "landcover"
+    caffe = "caffe"
+
+
+Weights = Annotated[
+    Path,
+    typer.Argument(metavar="WEIGHTS", help="A weight file (.safetensors).", show_default=False),
+]
+
+
+def _usable(device: str) -> str:
+    """Return the name of a device, after trying it: later it would cost the user's time."""
+    import numpy as np
+
+    to_device(np.zeros(1), device)
+    return device
+
+
+Device = Annotated[
+    str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.", callback=_usable)
+]
+Data = Annotated[str, typer.Option(help="landcover, shapes or folder:PATH.", show_default=False)]
+Seed = Annotated[int, typer.Option(min=0, help="Of all random numbers.")]
+
+
+def complain(text: str) -> None:
+    """Print a message to stderr, where it does not mix with results."""
+    print(f"minifcn: {text}", file=sys.stderr)

@@ -1,0 +1,306 @@
+"""A report of a run as one HTML file, which needs nothing else: no network, no JavaScript.
+
+Pictures stand in it as data URIs, curves as SVG. Everything that comes from outside (class names,
+file names, command lines) is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from .data.images import replace_file
+from .metrics import ConfusionMatrix
+from .viz import legend_entries
+
+METRICS = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "mean_iu": "mean IU",
+    "fw_iu": "f.w. IU",
+}
+"""The paper's four metrics: key in `ConfusionMatrix.summary`, and what to call it."""
+
+
+class Row(NamedTuple):
+    """A net or baseline, and what was measured of it on the held-out images."""
+
+    title: str
+    matrix: ConfusionMatrix
+    seconds: float | None = None  # that its training took
+
+
+class Example(NamedTuple):
+    """An image, its true labels and what nets make of it: pictures of one size, by title."""
+
+    name: str
+    caption: str
+    pictures: dict[str, Image.Image]
+
+
+class Report(NamedTuple):
+    """All that is told of a run.
+
+    Attributes
+    ----------
+    title, summary
+        What was done, and what came out: a line, and a paragraph.
+    rows
+        Baselines and nets, in order.
+    classes, palette
+        Name and colour, uint8 (K, 3), of each class.
+    losses
+        Title of each stage, and its loss per pixel at each step.
+    examples
+        Pictures; may be none.
+    facts
+        Further lines, by name: command, seed, versions, machine.
+    """
+
+    title: str
+    summary: str
+    rows: Sequence[Row]
+    classes: Sequence[str]
+    palette: np.ndarray
+    losses: Mapping[str, Sequence[float]]
+    examples: Sequence[Example]
+    facts: Mapping[str, str]
+
+
+def write_report(path: str | Path, report: Report) -> None:
+    """Write a report as one HTML file, complete or not at all.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be written.
+    """
+    page = PAGE.substitute(
+        title=escape(report.title),
+        summary=escape(report.summary),
+        examples=_examples(report),
+        metrics=_metric_table(report.rows),
+        classes=_class_table(report),
+        losses=_loss_curves(report.losses),
+        facts="".join(
+            f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>\n" for n, v in report.facts.items()
+        ),
+    )
+    replace_file(path, page.encode())
+
+
+def percent(value: float) -> str:
+    """Return a share in per cent, or a dash if there is none.
+
+    >>> percent(0.5), percent(float("nan"))
+    ('50.0 %', '-')
+    """
+    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def best(rows: Sequence[Row]) -> dict[str, float]:
+    """Return the highest value of each metric."""
+    summaries = [row.matrix.summary() for row in rows]
+    return {key: max(summary[key] for summary in summaries) for key in METRICS}
+
+
+def read_losses(log: str | Path) -> list[float]:
+    """Return the loss at each step from a stage's ``log.jsonl``."""
+    lines = map(json.loads, Path(log).read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def _swatch(colour: Sequence[int]) -> str:
+    red, green, blue = colour
+    return f'<i class="swatch" style="background:rgb({red},{green},{blue})"></i>'
+
+
+def _examples(report: Report) -> str:
+    """Return the legend, and a row of pictures for each example."""
+    if not report.examples:
+        return ""
+    entries = legend_entries(report.classes, report.palette, ignored=True)
+    legend = "".join(f"<li>{_swatch(entry.colour)}{escape(entry.name)}</li>" for entry in entries)
+    rows = []
+    for example in report.examples:
+        figures = "".join(
+            f'<figure><img src="{data_uri(picture)}" alt="{escape(f"{example.name}: {title}")}" '
+            f'width="{picture.width}" height="{picture.height}">'
+            f"<figcaption>{escape(title)}</figcaption></figure>"
+            for title, picture in example.pictures.items()
+        )
+        heading = escape(f"{example.caption} ({example.name})")
+        rows.append(f'<h3>{heading}</h3>\n<div class="row">{figures}</div>\n')
+    return f'<h2>Pictures</h2>\n<ul class="legend">{legend}</ul>\n{"".join(rows)}'
+
+
+def data_uri(picture: Image.Image) -> str:
+    """Return a picture as a PNG inside an address.
+
+    >>> data_uri(Image.new("1", (1, 1)))[:22]
+    'data:image/png;base64,'
+    """
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def _metric_table(rows: Sequence[Row]) -> str:
+    top = best(rows)
+    head = "".join(f"<th>{title}</th>" for title in (*METRICS.values(), "seconds"))
+    lines = []
+    for row in rows:
+        cells = "".join(
+            f"<td{' class=best' if value == top[key] else ''}>{percent(value)}</td>"
+            for key, value in row.matrix.summary().items()
+        )
+        seconds = "" if row.seconds is None else f"{row.seconds:.0f}"
+        lines.append(f"<tr><th>{escape(row.title)}</th>{cells}<td>{seconds}</td></tr>\n")
+    return f"<table><tr><th></th>{head}</tr>\n{''.join(lines)}</table>"
+
+
+def _class_table(report: Report) -> str:
+    """Return a table of each class's IU, every number with a bar behind it."""
+    counts = report.rows[0].matrix.matrix.sum(axis=1)
+    shares = counts / max(1, counts.sum())
+    head = "".join(f"<th>{escape(row.title)}</th>" for row in report.rows)
+    columns = [row.matrix.iu() for row in report.rows]
+    lines = []
+    for k, name in enumerate(report.classes):
+        cells = "".join(
+            f'<td class="bar" style="--part:{np.nan_to_num(iu[k]):.1%}">{percent(iu[k])}</td>'
+            for iu in columns
+        )
+        swatch = _swatch(report.palette[k].tolist())
+        lines.append(
+            f"<tr><th>{swatch}{escape(name)}</th><td>{percent(shares[k])}</td>{cells}</tr>\n"
+        )
+    return f"<table><tr><th></th><th>share</th>{head}</tr>\n{''.join(lines)}</table>"
+
+
+def _loss_curves(losses: Mapping[str, Sequence[float]]) -> str:
+    """Return a curve for each stage, all with one scale."""
+    smooth = {title: running_mean(values) for title, values in losses.items()}
+    top = max((float(values.max()) for values in smooth.values()), default=1.0)
+    return "".join(_curve(title, losses[title], smooth[title], top) for title in losses)
+
+
+def running_mean(values: Sequence[float], window: int = 20) -> np.ndarray:
+    """Return at each place the mean of the last ``window`` values; of fewer at the start.
+
+    >>> running_mean([4.0, 2.0, 6.0], window=2).tolist()
+    [4.0, 3.0, 4.0]
+    """
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(sums))
+    start = np.maximum(0, end - window)
+    return (sums[end] - sums[start]) / (end - start)
+
+
+def _curve(title: str, values: Sequence[float], smooth: np.ndarray, top: float) -> str:
+    """Return an SVG of a loss curve: every step faintly, the running mean clearly."""
+    left, right, upper, lower = 34, 314, 8, 150  # of the plot, in a picture of 320 x 180
+    x = left + (right - left) * np.arange(len(values)) / max(1, len(values) - 1)
+
+    def line(kind: str, numbers: np.ndarray) -> str:
+        y = lower - (lower - upper) * np.clip(numbers / (top or 1), 0, 1)
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+        return f'<polyline class="{kind}" points="{points}"/>'
+
+    grid = "".join(
+        f'<line x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
+        f'<text x="{left - 5}" y="{y + 4:.1f}" text-anchor="end">{part * top:.2g}</text>'
+        for part in (0, 0.5, 1)
+        for y in [lower - (lower - upper) * part]
+    )
+    told = f"{title}: loss per pixel from {smooth[0]:.2f} to {smooth[-1]:.2f}"
+    return (
+        f'<figure><svg viewBox="0 0 320 180" role="img" aria-label="{escape(told)}">{grid}'
+        f'<text x="{left}" y="{lower + 18}">step 1</text>'
+        f'<text x="{right}" y="{lower + 18}" text-anchor="end">{len(values)}</text>'
+        f"{line('every', np.asarray(values))}{line('mean', smooth)}</svg>"
+        f"<figcaption>{escape(told)}</figcaption></figure>\n"
+    )
+
+
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+:root { color-scheme: light dark; --paper: #fff; --ink: #1c2126; --faint: #616a73;
+  --edge: #d9dee3; --accent: #1d6fb8; --bar: #cfe3f5; }
+@media (prefers-color-scheme: dark) { :root { --paper: #15191d; --ink: #e4e8eb; --faint: #9aa4ad;
+  --edge: #343c44; --accent: #6db3f2; --bar: #1f4468; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; background: var(--paper);
+  color: var(--ink); font: 1rem/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .5rem; }
+h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; }
+h3 { font-size: .95rem; margin: 1.2rem 0 .3rem; color: var(--faint); font-weight: 500; }
+p { max-width: 42rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--edge); font-weight: 400; }
+th:first-child { text-align: left; padding-left: 0; }
+tr:first-child th { color: var(--faint); font-size: .875rem; white-space: normal;
+  vertical-align: bottom; }
+.best { font-weight: 700; }
+.bar { min-width: 6.5rem;
+  background: linear-gradient(to right, var(--bar) var(--part), transparent var(--part)); }
+.swatch { display: inline-block; width: .85em; height: .85em; margin-right: .45em;
+  border: 1px solid var(--faint); border-radius: 2px; vertical-align: -.08em; }
+.legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(5.2rem, 1fr)); gap: .6rem; }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1rem; }
+figure { margin: 0; }
+figcaption { color: var(--faint); font-size: .875rem; }
+img { width: 100%; height: auto; display: block; image-rendering: pixelated;
+  outline: 1px solid var(--edge); }
+svg { width: 100%; height: auto; display: block; }
+svg text { fill: var(--faint); font-size: 11px; }
+svg line { stroke: var(--edge); }
+polyline { fill: none; stroke: var(--accent); stroke-linejoin: round; }
+.every { stroke-width: .7; opacity: .4; }
+.mean { stroke-width: 2; }
+dl { display: grid; grid-template-columns: minmax(5rem, max-content) 1fr; gap: .25rem 1rem; }
+dt { color: var(--faint); }
+dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line; }
+@media (max-width: 40rem) { th, td { padding: .35rem; font-size: .875rem; }
+  tr:first-child th { font-size: .75rem; } th:first-child { white-space: normal; }
+  .bar { min-width: 3.8rem; } }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<p>$summary</p>
+$examples
+<h2>Results on held-out images</h2>
+<div class="wide">$metrics</div>
+<p>Pixel accuracy is the share of pixels that were given their true class; mean accuracy is the same
+share taken class by class, then averaged. The intersection over union (IU) of a class is the number
+of pixels rightly given to it, divided by the number of those that belong to it or were given to it;
+mean IU averages over the classes, f.w. IU weights each with its share of the pixels.</p>
+<h2>IU of each class</h2>
+<div class="wide">$classes</div>
+<h2>Loss while training</h2>
+<div class="curves">$losses</div>
+<h2>How this was made</h2>
+<dl>
+$facts</dl>
+</body>
+</html>
+""")

@@ -1,0 +1,451 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+import minifcn
+from minifcn import about, cli, data, gradcheck, models, weights
+
+SHAPES = data.shapes("val")
+
+
+@pytest.fixture
+def net(tmp_path):
+    """A weight file for the shapes data set; the net finds the background by its colour."""
+    rng = np.random.default_rng(0)
+    model = models.fcn8s(num_classes=4, backbone="small", widths=(4, 4, 8, 8, 8), rng=rng)
+    model.score_fr.weight.data[...] = rng.normal(size=model.score_fr.weight.shape)
+    path = tmp_path / "net.safetensors"
+    weights.save(
+        model, path, classes=SHAPES.classes, palette=SHAPES.palette, preprocessing=data.UNIT
+    )
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(SHAPES[0].image).save(path)
+    return path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        return (caught.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def fails(result, *parts, code=2):
+    """Check that a command printed one error, without a traceback, and nothing else."""
+    assert result[:2] == (code, "")
+    assert result[2].startswith("minifcn: error: ")
+    assert "Traceback" not in result[2]
+    for part in parts:
+        assert str(part) in result[2]
+
+
+def start(*arguments, **options):
+    """Run a command line in another process, as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "minifcn", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+# The program as a whole
+
+
+def test_version(run):
+    assert run("--version") == (0, f"minifcn {minifcn.__version__}\n", "")
+
+
+def test_help_lists_the_commands(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("demo", "train", "evaluate", "predict", "gradcheck", "info"):
+        assert f" {command} " in out
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "predict", "gradcheck", "info"])
+def test_help_of_each_command_shows_an_example(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"minifcn {command}" in out[out.index("Example") :]
+
+
+def test_nothing_given_shows_the_help(run):
+    _, out, err = run()
+    assert "Usage: minifcn" in out + err
+
+
+def test_unknown_command(run):
+    code, out, err = run("fly")
+    assert (code, out) == (2, "")
+    assert "No such command 'fly'" in err
+
+
+def test_import_stays_light():
+    code = "import sys, minifcn.cli; print('rich.table' in sys.modules, 'PIL' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout == "False False\n"
+
+
+def test_output_in_a_pipe_has_no_colours():
+    answer = start("gradcheck", "add", "relu")
+    assert answer.returncode == 0
+    assert "PASS" in answer.stdout
+    assert "\x1b" not in answer.stdout + answer.stderr
+
+
+# Errors
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(run):
+    for line in (("--debug", "info", "nowhere"), ("info", "nowhere", "--debug")):
+        code, _, err = run(*line)
+        assert code == 2
+        assert "Traceback" in err
+        assert "CommandError: nowhere" in err
+
+
+def test_an_unexpected_error_is_one_line_that_names_debug(run, monkeypatch):
+    def broken():
+        raise ZeroDivisionError("by accident")
+
+    monkeypatch.setattr(about, "machine", broken)
+    code, out, err = run("info")
+    assert (code, out) == (1, "")
+    assert err == "minifcn: unexpected ZeroDivisionError: by accident; run again with --debug\n"
+    code, _, err = run("info", "--debug")
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_an_operating_system_error_is_one_line(run, monkeypatch):
+    def broken():
+        raise OSError(28, "No space left on device", "a.png")
+
+    monkeypatch.setattr(about, "machine", broken)
+    fails(run("info"), "No space left on device", "a.png")
+
+
+def test_notes_of_an_error_are_shown(run, monkeypatch):
+    def broken():
+        error = minifcn.Error("first")
+        error.add_note("second")
+        raise error
+
+    monkeypatch.setattr(about, "machine", broken)
+    fails(run("info"), "first\n  second\n")
+
+
+def test_ctrl_c(run, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(about, "machine", interrupted)
+    assert run("info") == (130, "", "minifcn: interrupted\n")
+
+
+def test_ctrl_c_in_a_process_of_its_own():
+    code = (
+        "import signal\n"
+        "from minifcn import cli, gradcheck\n"
+        "gradcheck.check_primitive = lambda *_: signal.raise_signal(signal.SIGINT)\n"
+        "cli.main(['gradcheck', 'add'])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (answer.returncode, answer.stdout) == (130, "")
+    assert answer.stderr == "minifcn: interrupted\n"
+
+
+# evaluate
+
+
+def test_evaluate_prints_metrics_and_classes_and_writes_json(run, net, tmp_path):
+    code, out, _ = run("evaluate", net, "--data", "shapes", "--json", tmp_path / "scores.json")
+    assert code == 0
+    for text in ("pixel accuracy", "mean accuracy", "mean IU", "f.w. IU", "shapes val: 50 images"):
+        assert text in out
+    for name in SHAPES.classes:
+        assert name in out
+    numbers = json.loads((tmp_path / "scores.json").read_text())
+    confusion = np.array(numbers["confusion"])
+    assert confusion.sum() == 50 * 64 * 64
+    assert numbers["pixel_accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
+    assert f"{100 * numbers['mean_iu']:.1f} %" in out
+    assert numbers["classes"]["circle"]["pixels"] == confusion[1].sum()
+
+
+@pytest.fixture
+def half_truth(tmp_path):
+    """A data set with the classes of shapes, of which only the background occurs."""
+    folder = tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    (folder / "classes.txt").write_text("\n".join(SHAPES.classes))
+    (folder / "val.txt").write_text("one")
+    Image.fromarray(SHAPES[0].image).save(folder / "images" / "one.png")
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / "labels" / "one.png")
+    return folder
+
+
+def test_absent_classes_count_as_zero_or_not_at_all(run, net, half_truth, tmp_path):
+    values = {}
+    for absent in ("zero", "exclude"):
+        file = tmp_path / absent
+        spec = f"folder:{half_truth}"
+        code, out, _ = run("evaluate", net, "--data", spec, "--absent", absent, "--json", file)
+        assert code == 0
+        values[absent] = json.loads(file.read_text())
+        assert f"{100 * values[absent]['mean_iu']:.1f} %" in out[out.index("mean IU") :][:30]
+    confusion = np.array(values["zero"]["confusion"])
+    predicted = (confusion.sum(axis=0) > 0).sum()
+    assert predicted > 1  # else there is nothing to tell apart
+    background = values["zero"]["classes"]["background"]["iu"]
+    assert values["exclude"]["mean_iu"] == pytest.approx(background)
+    assert values["zero"]["mean_iu"] == pytest.approx(background / max(predicted, 1))
+
+
+def test_a_class_that_nobody_saw_has_no_iu(run, net, half_truth, tmp_path):
+    with np.errstate(all="raise"):
+        file = tmp_path / "json"
+        _, out, _ = run("evaluate", net, "--data", f"folder:{half_truth}", "--json", file)
+    numbers = json.loads(file.read_text())["classes"]  # valid JSON: null, not NaN
+    unseen = [name for name, values in numbers.items() if values["accuracy"] is None]
+    assert unseen == ["circle", "square", "triangle"]
+    assert " -" in out
+
+
+def test_weights_and_data_of_different_class_counts(run, net):
+    result = run("evaluate", net, "--data", "landcover")
+    fails(result, net, "4 classes", "triangle", "landcover val", "8 (water")
+
+
+def test_weights_and_data_of_different_class_names(run, net, half_truth):
+    (half_truth / "classes.txt").write_text("background\ncircle\nbox\ntriangle")
+    code, _, err = run("evaluate", net, "--data", f"folder:{half_truth}")
+    assert code == 0
+    assert "warning" in err
+    assert "square / box" in err
+
+
+def test_unknown_data(run, net):
+    fails(run("evaluate", net, "--data", "coco"), "unknown data set 'coco'", "folder:PATH")
+
+
+def test_unknown_split(run, net):
+    fails(run("evaluate", net, "--data", "shapes", "--split", "test"), "no split 'test'")
+
+
+def test_json_that_cannot_be_written(run, net):
+    code, _, err = run("evaluate", net, "--data", "shapes", "--json", net / "a.json")
+    assert code == 2
+    assert "Not a directory" in err
+
+
+def test_evaluate_needs_data(run, net):
+    code, _, err = run("evaluate", net)
+    assert code == 2
+    assert "--data" in err
+
+
+# predict
+
+
+def test_predict(run, net, photo, tmp_path):
+    (tmp_path / "folder").mkdir()
+    photo.rename(tmp_path / "folder" / "photo.png")
+    (tmp_path / "folder" / "notes.txt").touch()
+    (tmp_path / "folder" / "more").mkdir()
+    code, out, err = run("predict", net, tmp_path / "folder", "--out", tmp_path / "out")
+    assert code == 0
+    assert "1 image labelled" in out
+    assert "photo_overlay.png" in out
+    assert err.splitlines() == [
+        f"minifcn: skipped {tmp_path}/folder/more: a folder",
+        f"minifcn: skipped {tmp_path}/folder/notes.txt: not an image",
+    ]
+    assert data.read_label(tmp_path / "out" / "photo.png").shape == (64, 64)
+    assert (tmp_path / "out" / "photo_overlay.png").is_file()
+
+
+def test_missing_weights(run, photo, tmp_path):
+    fails(run("predict", tmp_path / "no", photo, "--out", tmp_path), "no: no such file")
+
+
+def test_wrong_weights(run, photo, tmp_path):
+    fails(run("predict", photo, photo, "--out", tmp_path / "out"), photo, "a PNG image")
+
+
+def test_weights_that_are_not_finite(run, net, photo, tmp_path):
+    with weights.header.opened(net) as (file, _):
+        metadata = file.metadata()
+    tensors = load_file(net)
+    tensors["fc7.bias"][0] = np.nan
+    save_file(tensors, net, metadata)
+    fails(run("predict", net, photo, "--out", tmp_path / "out"), "fc7.bias", "not finite")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_image(run, net, tmp_path):
+    fails(run("predict", net, tmp_path / "a.jpg", "--out", tmp_path / "out"), "a.jpg: no such file")
+
+
+def test_unreadable_image(run, net, tmp_path):
+    (tmp_path / "a.jpg").write_text("not a picture")
+    result = run("predict", net, tmp_path / "a.jpg", "--out", tmp_path / "out")
+    fails(result, "a.jpg: not an image: 13 bytes of no known image format")
+
+
+def test_truncated_image(run, net, photo, tmp_path):
+    photo.write_bytes(photo.read_bytes()[:500])
+    fails(run("predict", net, photo, "--out", tmp_path / "out"), photo, "damaged or cut short")
+
+
+def test_image_without_pixels(run, net, tmp_path):
+    (tmp_path / "a.ppm").write_bytes(b"P6 0 5 255\n")
+    fails(run("predict", net, tmp_path / "a.ppm", "--out", tmp_path / "out"), "a.ppm")
+
+
+def test_several_unreadable_images(run, net, photo, tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    result = run("predict", net, tmp_path, "--out", tmp_path / "out")
+    assert result[0] == 2
+    assert "2 of 3 images could not be read" in result[2]
+    assert f"  {tmp_path}/b.jpg: not an image: the file is empty" in result[2]
+    assert (tmp_path / "out" / "photo.png").is_file()
+
+
+def test_folder_that_cannot_be_made(run, net, photo):
+    fails(run("predict", net, photo, "--out", net / "out"), net / "out", "Not a directory")
+
+
+def test_results_that_would_replace_an_image(run, net, photo, tmp_path):
+    fails(run("predict", net, photo, "--out", tmp_path), "is one of the images")
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_unknown_device(run, net, photo, tmp_path, command):
+    rest = [photo, "--out", tmp_path / "o"] if command == "predict" else ["--data", "shapes"]
+    fails(run(command, net, *rest, "--device", "tpu"), "unknown device 'tpu'")
+
+
+# gradcheck
+
+
+def test_gradcheck_prints_all_errors(run):
+    code, out, err = run("gradcheck", "linear", "exp", "--seed", "3")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    (linear,) = (line.split() for line in lines if line.startswith("linear"))
+    (exp,) = (line.split() for line in lines if line.startswith("exp"))
+    assert len(linear) == len(exp) == 7
+    assert linear[-1] == exp[-1] == "PASS"
+    assert all(float(number) < 1e-6 for number in linear[2:6])
+    assert exp[5] == "-"  # not linear: no adjoint
+    assert "All passed." in out
+
+
+def test_gradcheck_fails_with_exit_code_1(run, monkeypatch):
+    def wrong(primitive, rng):
+        return gradcheck.PrimitiveReport(primitive.name, 1, 0.0, 0.5, None, None)
+
+    monkeypatch.setattr(gradcheck, "check_primitive", wrong)
+    code, out, _ = run("gradcheck", "add", "mul")
+    assert code == 1
+    assert out.count("FAIL") == 2
+    assert "2 of 2 failed: add, mul" in out
+
+
+def test_gradcheck_of_all_operations(run, monkeypatch):
+    seen = []
+
+    def note(primitive, rng):
+        seen.append(primitive.name)
+        return gradcheck.PrimitiveReport(primitive.name, 1, 0.0, 0.0, None, None)
+
+    monkeypatch.setattr(gradcheck, "check_primitive", note)
+    assert run("gradcheck")[0] == 0
+    assert seen == sorted(seen)
+    assert {"conv2d", "conv_transpose2d", "max_pool2d", "cross_entropy"} <= set(seen)
+
+
+def test_gradcheck_of_an_unknown_operation(run):
+    fails(run("gradcheck", "conv3d"), "no operation is called 'conv3d'", "conv2d")
+
+
+# info
+
+
+def test_info_about_this_machine(run):
+    code, out, _ = run("info")
+    assert code == 0
+    for text in (minifcn.__version__, np.__version__, "BLAS", "threads", "GPU", "landcover: 181"):
+        assert text in out
+
+
+def test_info_about_a_weight_file(run, net):
+    code, out, _ = run("info", net)
+    assert code == 0
+    for text in ("fcn8s(num_classes=4", "background, circle", "RGB, (pixel / 255 - mean)"):
+        assert text in out
+    assert f"{weights.load(net).model.num_parameters():,} numbers" in out
+
+
+@pytest.mark.slow
+def test_info_about_the_net_of_the_paper(run):
+    code, out, _ = run("info", "fcn8s")
+    assert code == 0
+    for text in ("134,489,759", "404 x 404", "cropped by 5\n", "cropped by 9\n", "cropped by 31 "):
+        assert text in out
+
+
+def test_info_about_a_small_net(run):
+    code, out, _ = run("info", "fcn32s", "--backbone", "small", "--classes", "3")
+    assert code == 0
+    assert "fcn32s(num_classes=3, backbone=small, widths=(24, 48, 64, 96, 96)," in out
+    assert "none" in out[out.index("skips") :]
+
+
+def test_info_about_a_net_that_cannot_be(run):
+    fails(run("info", "fcn32s", "--backbone", "resnet"), "backbone='resnet'")
+
+
+def test_info_about_nothing_known(run):
+    fails(run("info", "nowhere"), "nowhere: no such file, and no model", "fcn16s")
+
+
+def test_info_about_another_file(run, photo):
+    fails(run("info", photo), "a PNG image")
+
+
+def test_no_warning_without_a_forced_core(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    assert about.blas_warning() is None
+
+
+def test_a_forced_core_is_told():
+    blas = [found for found in about._blas() if "architecture" in found]
+    if not blas or blas[0]["architecture"] in ("Nehalem", "Prescott", "Core2"):
+        pytest.skip("needs an OpenBLAS with better kernels than the ones forced here")
+    answer = start("info", env={**os.environ, "OPENBLAS_CORETYPE": "Nehalem"})
+    assert answer.returncode == 0
+    assert "OPENBLAS_CORETYPE=Nehalem" in answer.stderr
+    assert "unset it" in answer.stderr

@@ -1,0 +1,149 @@
+"""The fast ways to convolve against the direct one: Winograd's, and separable tents."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minifcn.kernels import conv, im2col, pooling, separable, winograd
+from minifcn.nn.init import bilinear_kernel
+
+PLAIN = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups
+SIZES = [  # N, H, W, C, O, padding
+    (1, 8, 8, 4, 5, (1, 1)),
+    (2, 7, 9, 3, 2, (1, 1)),
+    (3, 5, 4, 2, 3, (1, 1)),
+    (1, 1, 1, 2, 2, (1, 1)),
+    (2, 13, 11, 3, 4, (0, 0)),
+    (1, 6, 5, 2, 2, (3, 2)),
+    (1, 3, 3, 2, 2, (0, 0)),
+    (1, 2, 2, 2, 2, (7, 6)),
+    (5, 40, 37, 16, 16, (1, 1)),
+    (1, 60, 130, 8, 8, (1, 1)),
+]
+
+
+def draw(rng, n, height, width, inputs, outputs, padding):
+    x = rng.normal(size=(n, height, width, inputs)).astype(np.float32)
+    w = rng.normal(size=(outputs, inputs, 3, 3)).astype(np.float32)
+    size = (height + 2 * padding[0] - 2, width + 2 * padding[1] - 2)
+    g = rng.normal(size=(n, *size, outputs)).astype(np.float32)
+    return x, w, rng.normal(size=outputs).astype(np.float32), g
+
+
+def exact(x, w, b, padding):
+    double = [array.astype(np.float64) for array in (x, w, b)]
+    return im2col.conv2d(*double, (1, 1), padding, (1, 1), 1)
+
+
+def test_winograd_matrices_give_four_outputs_of_six_inputs():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        d, w = rng.normal(size=6), rng.normal(size=3)
+        direct = np.array([d[i : i + 3] @ w for i in range(4)])
+        A, B, G = (m.astype(np.float64) for m in (winograd.A, winograd.B, winograd.G))
+        np.testing.assert_allclose(A @ ((G @ w) * (B @ d)), direct, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_winograd_is_the_direct_convolution(size):
+    x, w, b, g = draw(np.random.default_rng(1), *size)
+    padding = size[-1]
+    truth = exact(x, w, b, padding)
+    y = winograd.conv2d(x, w, b, padding)
+    assert abs(y - truth).max() < 2e-5 * abs(truth).max()
+    dw = winograd.conv2d_weight(x, g, padding)
+    wide = x.astype(np.float64), g.astype(np.float64)
+    truth = im2col.conv2d_weight(*wide, (3, 3), (1, 1), padding, (1, 1), 1)
+    assert abs(dw - truth).max() < 2e-5 * abs(truth).max()
+
+
+def test_layers_of_different_width_and_channels_in_turn_do_not_disturb_each_other():
+    rng = np.random.default_rng(2)
+    layers = [(*draw(rng, *size), size[-1]) for size in SIZES]
+    first = [winograd.conv2d(x, w, b, p) for x, w, b, _, p in layers]
+    for (x, w, b, _, p), y in reversed(list(zip(layers, first, strict=True))):
+        np.testing.assert_array_equal(winograd.conv2d(x, w, b, p), y)
+        assert abs(y - exact(x, w, b, p)).max() < 2e-5 * abs(y).max()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_reaches_only_the_outputs_that_see_it(value):
+    x, w, b, g = draw(np.random.default_rng(3), 1, 24, 24, 4, 4, (1, 1))
+    x[0, 10, 12, 1] = value
+    assert winograd.conv2d(x, w, b, (1, 1)) is None
+    assert winograd.conv2d_weight(x, g, (1, 1)) is None
+    y = conv.conv2d(x.transpose(0, 3, 1, 2), w, b, *PLAIN)
+    seen = np.zeros((24, 24), bool)
+    seen[9:12, 11:14] = True
+    np.testing.assert_array_equal(np.isfinite(y).all(axis=(0, 1)), ~seen)
+
+
+def test_the_choice_follows_type_kernel_and_stride():
+    x = np.zeros((1, 16, 16, 4), np.float32)
+    assert conv.winograd_fits(x, (8, 4, 3, 3), (1, 1), (1, 1), 1)
+    assert not conv.winograd_fits(x.astype(np.float64), (8, 4, 3, 3), (1, 1), (1, 1), 1)
+    assert not conv.winograd_fits(x, (8, 4, 5, 5), (1, 1), (1, 1), 1)
+    assert not conv.winograd_fits(x, (8, 4, 3, 3), (2, 2), (1, 1), 1)
+    assert not conv.winograd_fits(x, (8, 4, 3, 3), (1, 1), (2, 2), 1)
+    assert not conv.winograd_fits(x, (8, 2, 3, 3), (1, 1), (1, 1), 2)
+
+
+def bilinear(channels, size):
+    weight = np.zeros((channels, channels, size, size), np.float32)
+    weight[range(channels), range(channels)] = bilinear_kernel(size)
+    return weight
+
+
+@pytest.mark.parametrize(("size", "stride"), [(4, 2), (3, 2), (16, 8), (63, 32), (64, 32)])
+def test_separable_upsampling_is_the_transposed_convolution(size, stride):
+    rng = np.random.default_rng(4)
+    weight = bilinear(3, size)
+    tent = separable.tent_of(weight)
+    assert tent is not None
+    x = rng.normal(size=(2, 4, 3, 3)).astype(np.float32)
+    for padding in ((0, 0), (1, 2)):
+        out = tuple(stride * (n - 1) + size - 2 * p for n, p in zip((4, 3), padding, strict=True))
+        y = separable.upsample(x, tent, (stride, stride), padding, out)
+        direct = im2col.conv_transpose2d(x, weight, (stride, stride), padding, out, (1, 1), 1)
+        np.testing.assert_allclose(y, direct, atol=1e-5)
+        g = rng.normal(size=y.shape).astype(np.float32)
+        back = separable.downsample(g, tent, (stride, stride), padding, (4, 3))
+        direct = im2col.conv2d(g, weight, None, (stride, stride), padding, (1, 1), 1)
+        np.testing.assert_allclose(back, direct, atol=1e-4)
+
+
+def test_only_equal_tents_on_the_diagonal_are_separable():
+    weight = bilinear(3, 4)
+    for place in [(0, 1, 2, 2), (2, 2, 0, 0), (1, 1, 3, 1)]:
+        changed = weight.copy()
+        changed[place] += 0.01
+        assert separable.tent_of(changed) is None
+    assert separable.tent_of(np.zeros((3, 3, 4, 4), np.float32)) is None
+    assert separable.tent_of(np.ones((3, 3, 4, 4), np.float32)) is None
+    assert separable.tent_of(weight[:, :2]) is None
+
+
+def test_pooling_by_sign_bits_gives_what_comparing_gives():
+    rng = np.random.default_rng(5)
+    x = rng.integers(-2, 3, (3, 9, 8, 5)).astype(np.float32)  # full of ties
+    how = ((2, 2), (2, 2), (0, 0), (1, 1))
+    y = pooling.max_pool2d(x, *how, ceil=True)
+    g = rng.normal(size=y.shape).astype(np.float32)
+    by_sign = pooling.max_scatter(g, x, y, *how)
+    compared = pooling.max_scatter(g.astype(np.float64), x.astype(np.float64), y, *how)
+    np.testing.assert_array_equal(by_sign, compared.astype(np.float32))
+
+
+def test_pooling_of_infinities_and_nan_keeps_the_gradient_in_its_window():
+    x = np.arange(32, dtype=np.float32).reshape(1, 4, 4, 2)
+    x[0, 0, 0, 0], x[0, 2, 3, 1], x[0, 1, 2, 0] = np.inf, np.nan, -np.inf
+    how = ((2, 2), (2, 2), (0, 0), (1, 1))
+    y = pooling.max_pool2d(x, *how, ceil=False)
+    assert y[0, 0, 0, 0] == np.inf
+    assert np.isnan(y[0, 1, 1, 1])
+    g = np.ones_like(y)
+    result = pooling.max_scatter(g, x, y, *how)
+    assert result[0, 0, 0, 0] == 1
+    assert result[0, 2, 3, 1] == 1
+    np.testing.assert_array_equal(result.reshape(1, 2, 2, 2, 2, 2).sum(axis=(2, 4)), g)

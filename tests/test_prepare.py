@@ -1,0 +1,290 @@
+"""The command `minifcn train`: what it makes of its options, and what it refuses before a run."""
+
+import json
+import stat
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minifcn import cli, data, models, prepare, train, weights
+from minifcn.data import CAFFE, LANDCOVER, UNIT
+from minifcn.train import Recipe, TrainingError
+
+SHAPES = data.shapes("val", length=4)
+SMALL = ("--data", "shapes", "--widths", "4,4,8,8,8", "--crop", "0", "--batch-size", "2")
+
+
+@pytest.fixture
+def command(capsys):
+    """Run `minifcn train` in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["train", *map(str, arguments)])
+        return (caught.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Make the shapes small in number, so that a run takes a moment."""
+    lengths = {"train": 8, "val": 3}
+    monkeypatch.setattr(
+        "minifcn.data.sources.shapes", lambda split: data.shapes(split, lengths.get(split))
+    )
+
+
+@pytest.fixture
+def net_file(tmp_path):
+    """Weights of an FCN-32s for the shapes, with the preprocessing of Caffe."""
+    model = models.fcn32s(4, "small", widths=(4, 6, 8, 8, 8), rng=np.random.default_rng(0))
+    path = tmp_path / "net.safetensors"
+    facts = {"classes": SHAPES.classes, "palette": SHAPES.palette, "preprocessing": CAFFE}
+    weights.save(model, path, **facts)
+    return path
+
+
+class Labelled(list):
+    """A data set of images with the given labels, of two classes."""
+
+    classes, palette, ignore_index = ("sea", "land"), np.zeros((2, 3), np.uint8), 255
+
+    def __init__(self, name, *labels):
+        super().__init__(
+            data.Sample(np.zeros((*np.shape(label), 3), np.uint8), np.array(label, np.uint8), name)
+            for label in labels
+        )
+        self.name = name
+
+
+def check(train_set, val_set=None, **recipe):
+    recipe = Recipe(steps=1, lr=0.1, **recipe)
+    val_set = val_set or Labelled("val", [[0, 1]])
+    return prepare.check_data(train_set, val_set, recipe, lambda done, total: None)
+
+
+# The data
+
+
+def test_good_data_pass_without_a_warning_and_every_image_is_told():
+    told = []
+    sets = Labelled("a", [[0, 1]], [[1, 255]]), Labelled("b", [[0]])
+    assert prepare.check_data(*sets, Recipe(1, 0.1), lambda *n: told.append(n)) == []
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_both_data_sets_must_have_the_same_classes():
+    other = Labelled("other", [[0, 1]])
+    other.classes = ("sea", "ice")
+    with pytest.raises(TrainingError, match=r"other has other classes \(sea, ice\) than one \(sea"):
+        check(Labelled("one", [[0, 1]]), other)
+
+
+@pytest.mark.parametrize("empty", ["train", "val"])
+def test_labels_without_any_class_are_refused(empty):
+    sets = {name: Labelled(name, [[0, 1]]) for name in ("train", "val")}
+    sets[empty] = Labelled(empty, [[255]], [[255]])
+    with pytest.raises(TrainingError, match=f"^{empty}: not one pixel has a class: all 2 labels"):
+        check(sets["train"], sets["val"])
+
+
+def test_images_of_several_sizes_need_a_crop_or_single_batches():
+    uneven = Labelled("uneven", [[0, 1]], [[0, 1], [0, 1], [0, 1]])
+    with pytest.raises(TrainingError, match=r"from 1 x 2 to 3 x 2 \(height x width\), so 8 of"):
+        check(uneven, crop=None, batch_size=8)
+    assert check(uneven, crop=None, batch_size=1) == []
+    assert check(uneven, crop=2, batch_size=8) == []
+
+
+def test_classes_that_never_occur_are_warned_of():
+    assert check(Labelled("dry", [[1, 1]])) == ["dry has no pixel of sea: these cannot be learnt"]
+
+
+def test_measuring_on_what_was_learnt_is_warned_of():
+    same = Labelled("same", [[0, 1]])
+    assert "same is both learnt from and measured on" in check(same, same)[0]
+
+
+# The folder
+
+
+def test_a_file_is_no_folder_for_results(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="file is a file: choose a new folder"):
+        prepare.check_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", prepare.RUN_FILES)
+def test_files_of_other_programs_are_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text('{"name": "another program"}')
+    with pytest.raises(TrainingError, match=f"{name} was not written by a training run"):
+        prepare.check_folder(tmp_path)
+
+
+def test_other_files_do_not_matter(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    assert prepare.check_folder(tmp_path) == {}
+
+
+def test_earlier_results_are_found_and_removed(tmp_path):
+    (tmp_path / "config.json").write_text('{"stages": {}}')
+    (tmp_path / "metrics.json").write_text('{"fcn8s": {"mean_iu": 0.5}}')
+    (tmp_path / "notes.txt").touch()
+    assert prepare.check_folder(tmp_path) == {"fcn8s": {"mean_iu": 0.5}}
+    prepare.clear_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match=r"file/run: this folder cannot be made: Not a dir"):
+        prepare.clear_folder(tmp_path / "file" / "run")
+
+
+# Options
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "0", "-3", "1.5", "1 2"])
+def test_lists_hold_whole_numbers(text):
+    with pytest.raises(TrainingError, match=r"--steps .*: give whole numbers of at least 1"):
+        prepare.whole_numbers("--steps", text)
+
+
+def test_stages_have_short_and_long_names_and_stand_once():
+    assert prepare.stage_names("32s, fcn8s") == ["fcn32s", "fcn8s"]
+    with pytest.raises(TrainingError, match="--stages 8s,fcn8s: a stage is named twice"):
+        prepare.stage_names("8s,fcn8s")
+
+
+def test_a_run_starts_from_nothing_unless_told():
+    assert prepare.starting_point(None, None, None, None) == ("small", {}, UNIT, None)
+    vgg = prepare.starting_point("vgg16", None, "caffe", None)
+    assert vgg == ("vgg16", {}, CAFFE, None)
+    assert prepare.starting_point(None, None, "landcover", None).preprocessing is LANDCOVER
+
+
+def test_a_weight_file_brings_its_net_and_its_preprocessing(net_file):
+    start = prepare.starting_point(None, None, None, net_file)
+    assert start[:3] == ("small", {"widths": (4, 6, 8, 8, 8)}, CAFFE)
+    assert start.init["conv2_1.bias"].shape == (6,)
+    wider = prepare.starting_point("small", "4,6,8,8,9", None, net_file)
+    assert wider.options == {"widths": (4, 6, 8, 8, 9)}
+
+
+def test_a_weight_file_excludes_another_preprocessing(net_file):
+    with pytest.raises(TrainingError, match=r"--preprocessing unit: .*net\.safetensors knows the"):
+        prepare.starting_point(None, None, "unit", net_file)
+
+
+@pytest.mark.parametrize(("backbone", "widths"), [("vgg16", "1,2,3,4,5"), ("small", "1,2,3")])
+def test_widths_are_five_and_of_the_small_backbone(backbone, widths):
+    with pytest.raises(TrainingError, match=rf"--widths {widths}: the channels of the five"):
+        prepare.starting_point(backbone, widths, None, None)
+
+
+# The command
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_command_trains_and_tells_where_the_nets_are(command, tmp_path):
+    out = tmp_path / "run"
+    options = ("--stages", "32s,8s", "--steps", "3,2", "--eval-every", 2, "--lr", 0.01)
+    code, told, notes = command(*SMALL, *options, "--out", out, "--seed", 5, "--rotate")
+    assert code == 0
+    assert "fcn32s, best at step" in told
+    assert "pixel accuracy   mean accuracy   mean IU   f.w. IU   seconds" in told
+    assert f"The nets are in {out}; for example, {out}/fcn8s/best.safetensors." in told
+    assert "fcn32s  step 2  pixel accuracy" in notes
+    config = json.loads((out / "config.json").read_text())
+    assert config["seed"] == 5
+    first = config["stages"]["fcn32s"]
+    assert (first["steps"], first["lr"], first["crop"]) == (3, 0.01, None)
+    assert (first["batch_size"], first["rotate"], first["flip_vertical"]) == (2, True, False)
+    assert config["stages"]["fcn8s"]["lr"] == 0.01 * train.STAGE_RATES["fcn8s"]
+    assert list(json.loads((out / "metrics.json").read_text())) == ["fcn32s", "fcn8s"]
+    assert (out / "fcn32s" / "log.jsonl").exists()
+
+    # A second time, nothing may be lost by accident.
+    before = (out / "fcn8s" / "best.safetensors").read_bytes()
+    code, told, notes = command(*SMALL, "--steps", 1, "--out", out)
+    assert (code, told) == (2, "")
+    assert f"{out} holds the results of an earlier run (fcn32s, fcn8s)" in notes
+    assert (out / "fcn8s" / "best.safetensors").read_bytes() == before
+    code, *_ = command(*SMALL, "--stages", "32s", "--steps", 1, "--out", out, "--overwrite")
+    assert code == 0
+    assert list(json.loads((out / "metrics.json").read_text())) == ["fcn32s"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_command_starts_from_weights(command, net_file, tmp_path):
+    out = tmp_path / "run"
+    options = ("--data", "shapes", "--crop", 0, "--stages", "8s", "--steps", 1, "--lr", 0)
+    code, *_ = command(*options, "--weight-decay", 0, "--init", net_file, "--out", out)
+    assert code == 0
+    loaded = weights.load(out / "fcn8s" / "best.safetensors")
+    parent = weights.load(net_file).model.state_dict()
+    np.testing.assert_array_equal(
+        loaded.model.state_dict()["conv5_1.weight"], parent["conv5_1.weight"]
+    )
+    assert loaded.preprocessing == CAFFE
+
+
+def test_a_bad_label_file_stops_before_anything_is_written(command, tmp_path):
+    folder, out = tmp_path / "mine", tmp_path / "run"
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    (folder / "classes.txt").write_text("sea\nland\n")
+    for name, value in (("a", 1), ("b", 7)):
+        Image.new("RGB", (40, 40)).save(folder / "images" / f"{name}.png")
+        Image.new("L", (40, 40), value).save(folder / "labels" / f"{name}.png")
+    (folder / "val.txt").write_text("b\n")
+    code, told, notes = command("--data", f"folder:{folder}", "--out", out)
+    assert (code, told) == (2, "")
+    assert f"{folder}/labels/b.png: label value 7 at row 0, column 0" in notes
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--data", "moon"), "unknown data set 'moon'"),
+        (("--data", "shapes", "--val-split", "test"), "shapes has no split 'test'"),
+        (
+            ("--data", "shapes", "--val", "landcover"),
+            "landcover val has other classes (water,",
+        ),
+        (("--data", "shapes", "--steps", "1,2"), "with one number of steps"),
+        (("--data", "shapes", "--stages", "4s"), "name some of fcn32s, fcn16s, fcn8s"),
+        (("--data", "shapes", "--init", "no.safetensors"), "no.safetensors: no such file"),
+        (("--data", "shapes", "--device", "tpu"), "unknown device 'tpu'"),
+    ],
+)
+@pytest.mark.usefixtures("quick")
+def test_options_that_do_not_fit_are_one_line(command, tmp_path, options, message):
+    code, told, notes = command(*options, "--out", tmp_path / "run")
+    assert (code, told) == (2, "")
+    assert message in notes.strip().splitlines()[-1]
+    assert "Traceback" not in notes
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_folder_without_permission_is_named(command, tmp_path):
+    out = tmp_path / "locked"
+    out.mkdir()
+    out.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    if (tmp_path / "locked").stat().st_uid == 0:
+        pytest.skip("nothing is locked for root")
+    code, _, notes = command(*SMALL, "--steps", 1, "--out", out)
+    assert code == 2
+    assert f"{out}/config.json: cannot be written: Permission denied" in notes
+
+
+def test_the_options_have_the_defaults_of_the_quick_recipe(monkeypatch, tmp_path, command):
+    plans = []
+    monkeypatch.setattr(train, "run", lambda plan, *rest, **options: plans.append(plan) or {})
+    command("--data", "shapes", "--out", tmp_path / "run")
+    assert plans[0]["fcn32s"] == train.QUICK
+    assert list(plans[0]) == ["fcn32s", "fcn16s", "fcn8s"]

@@ -1,0 +1,340 @@
+"""Training: the loop, the stages, what a run leaves behind, and what stops it."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from minifcn import baselines, data, models, train, weights
+from minifcn.autograd import Tensor
+from minifcn.metrics import ConfusionMatrix
+from minifcn.train import Observer, Recipe, TrainingError
+
+WIDTHS = (8, 16, 32, 32, 32)
+TRAIN, VAL = data.shapes("train", length=80), data.shapes("val", length=6)
+RECIPE = Recipe(steps=3, lr=0.1, batch_size=4, crop=None, warmup=1)
+
+
+def net(name="fcn8s", seed=0, **options):
+    rng = np.random.default_rng(seed)
+    return models.build(name, num_classes=4, backbone="small", rng=rng, widths=WIDTHS, **options)
+
+
+def run(out, stages, train_set=TRAIN, val_set=VAL, **options):
+    """Run stages with small nets; options are those of `train.run`."""
+    return train.run(stages, train_set, val_set, out, options={"widths": WIDTHS}, **options)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def same(a, b):
+    """Tell whether two states hold the same bits."""
+    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+class Recorder(Observer):
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def stage_started(self, name, recipe, model):
+        self.events.append(("stage", name, recipe.steps, type(model).__name__))
+
+    def stepped(self, name, step):
+        self.events.append(("step", name, step.step))
+
+    def evaluating(self, name, done, total):
+        self.events.append(("evaluating", name, done, total))
+
+    def evaluated(self, name, step, matrix, best):
+        self.events.append(("evaluated", name, step, best))
+
+    def warned(self, text):
+        self.events.append(("warned", text))
+
+
+# The loop
+
+
+def test_the_loss_falls_and_the_net_beats_the_commonest_class():
+    model = net()
+    recipe = Recipe(steps=60, lr=0.1, batch_size=8, crop=None)
+    losses = [step.loss for step in train.fit(model, data.Loader(TRAIN, 8), recipe)]
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    commonest = baselines.evaluate_baselines(TRAIN, VAL)["commonest class"]
+    matrix = train.evaluate(model, VAL)
+    assert matrix.pixel_accuracy() > commonest.pixel_accuracy() + 0.03
+    assert matrix.mean_iu() > 1.5 * commonest.mean_iu()
+
+
+def test_a_net_can_learn_one_batch_by_heart():
+    batch = data.shapes("train", length=2, size=128)
+    model = models.fcn8s(4, "small", widths=(16, 32, 32, 32, 32), rng=np.random.default_rng(0))
+    recipe = Recipe(steps=120, lr=0.1, weight_decay=0, batch_size=2, crop=None)
+    for _ in train.fit(model, data.Loader(batch, 2), recipe):
+        pass
+    assert train.evaluate(model, batch).pixel_accuracy() > 0.97
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_the_first_loss_of_a_new_net_is_that_of_guessing(name):
+    first = next(train.fit(net(name), data.Loader(TRAIN, 2), RECIPE))
+    assert first.loss == pytest.approx(math.log(4), abs=1e-6)  # all scores are zero
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "batchmean"])
+def test_the_loss_is_told_per_labelled_pixel_whatever_its_reduction(reduction):
+    crop = 96  # beyond the images' 64 pixels: five of nine parts are not labelled
+    recipe = replace(RECIPE, crop=crop, reduction=reduction, lr=1e-9)
+    first = next(train.fit(net(), data.Loader(TRAIN, 4, crop=crop), recipe))
+    assert first.loss == pytest.approx(math.log(4), abs=1e-6)
+
+
+def test_the_rate_rises_then_falls_to_nearly_nothing():
+    recipe = replace(RECIPE, steps=10, warmup=3, power=1.0, lr=0.3)
+    steps = list(train.fit(net(), data.Loader(TRAIN, 1), recipe))
+    expected = [0.3 * min(1, (i + 1) / 3) * (1 - i / 10) for i in range(10)]
+    assert [step.lr for step in steps] == pytest.approx(expected)
+    assert [(step.step, step.steps) for step in steps] == [(i, 10) for i in range(1, 11)]
+
+
+def test_biases_learn_at_twice_the_rate_and_do_not_decay():
+    model = net()
+    model.conv1_1.bias.data[...] = 1
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    recipe = replace(RECIPE, steps=1, lr=0.1, momentum=0, weight_decay=0.5)
+    # All labels are ignored, so that the gradient is zero and only the decay is left.
+    dark = [data.Sample(sample.image, np.full_like(sample.label, 255), "-") for sample in VAL]
+    for _ in train.fit(model, data.Loader(listed(dark), 2), recipe):
+        pass
+    after = model.state_dict()
+    np.testing.assert_array_equal(after["conv1_1.bias"], before["conv1_1.bias"])
+    np.testing.assert_allclose(
+        after["conv1_1.weight"], before["conv1_1.weight"] * (1 - 0.1 * 0.5), rtol=1e-5
+    )
+
+
+class listed(list):  # noqa: N801 (a list that is a data set)
+    """A data set of given samples, with the classes of shapes."""
+
+    name, classes, palette, ignore_index = "listed", VAL.classes, VAL.palette, 255
+
+
+def test_a_rate_too_high_stops_the_run_with_advice_and_leaves_no_weights(tmp_path):
+    stages = {"fcn32s": replace(RECIPE, steps=20, lr=1e7)}
+    with pytest.raises(TrainingError, match="loss is nan at step") as caught:
+        run(tmp_path / "run", stages)
+    assert "learning rate 10000000.0 is probably too high; try --lr 3.3e+06" in str(caught.value)
+    assert "train-00" in str(caught.value)  # the images of the batch
+    left = sorted(path.name for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert left == ["config.json", "log.jsonl"]
+    assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "run/fcn32s/log.jsonl"))
+
+
+# Evaluation
+
+
+def test_evaluation_counts_what_the_net_says(rng):
+    model = net()
+    model.score_fr.weight.data[...] = rng.normal(size=model.score_fr.weight.shape)
+    told = []
+    matrix = train.evaluate(model, VAL, data.CAFFE, progress=lambda *numbers: told.append(numbers))
+    expected = ConfusionMatrix(4)
+    for image, label, _ in VAL:
+        scores = model(Tensor(data.CAFFE(image)[None])).numpy()
+        expected.update(label, scores[0].argmax(axis=0))
+    np.testing.assert_array_equal(matrix.matrix, expected.matrix)
+    assert len(np.unique(np.nonzero(matrix.matrix.sum(0)))) > 1  # else this shows nothing
+    assert told == [(i, 6) for i in range(1, 7)]
+
+
+def test_evaluation_leaves_the_mode_as_it_was():
+    model = net(dropout=0.5)
+    for training in (True, False):
+        model.train(training)
+        first, second = (train.evaluate(model, VAL).matrix for _ in range(2))
+        np.testing.assert_array_equal(first, second)  # nothing is dropped
+        assert model.training is training
+
+
+@pytest.mark.parametrize(
+    ("counts", "share"),
+    [
+        ([[60, 0], [40, 0]], "100.0%"),
+        ([[59950, 50], [39990, 10]], "99.9%"),
+        ([[59900, 100], [39900, 100]], None),  # 0.2 per cent are given the other class
+        ([[1000, 0], [5, 0]], None),  # the truth itself has nearly one class only
+        ([[0, 0], [0, 0]], None),
+    ],
+)
+def test_a_net_that_says_one_class_only_is_warned_of(counts, share):
+    matrix = ConfusionMatrix(2)
+    matrix.matrix[...] = counts
+    warning = train.one_class_warning(matrix, ["sea", "land"])
+    if share is None:
+        assert warning is None
+    else:
+        assert warning.startswith(f"{share} of all pixels are predicted as 'sea'")
+
+
+# A run
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path):
+    stages = {"fcn32s": RECIPE, "fcn8s": replace(RECIPE, rotate=True, flip_vertical=True)}
+    states = [
+        {name: result.model.state_dict() for name, result in run(tmp_path, stages, seed=s).items()}
+        for s in (3, 3, 4)
+    ]
+    for name in stages:
+        assert same(states[0][name], states[1][name])
+        assert not same(states[0][name], states[2][name])
+
+
+@pytest.mark.parametrize("change", ["rotate", "flip_vertical"])
+def test_random_changes_are_those_of_the_recipe(tmp_path, change):
+    plain = run(tmp_path / "plain", {"fcn32s": RECIPE})["fcn32s"].model.state_dict()
+    changed = {"fcn32s": replace(RECIPE, **{change: True})}
+    assert not same(plain, run(tmp_path / change, changed)["fcn32s"].model.state_dict())
+
+
+def test_a_run_leaves_config_metrics_logs_and_weights(tmp_path):
+    stages = {"fcn32s": replace(RECIPE, steps=5), "fcn16s": replace(RECIPE, lr=0.05)}
+    results = run(tmp_path / "a" / "b", stages, eval_every=2, seed=7)
+    out = tmp_path / "a" / "b"
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    each = {"best.safetensors", "last.safetensors", "log.jsonl"}
+    assert files == {"config.json", "metrics.json"} | {f"{n}/{f}" for n in stages for f in each}
+
+    config = json.loads((out / "config.json").read_text())
+    assert config["data"] == "shapes train"
+    assert config["backbone"] == "small"
+    assert config["options"] == {"widths": list(WIDTHS)}
+    assert config["seed"] == 7
+    assert Recipe(**config["stages"]["fcn32s"]) == stages["fcn32s"]
+
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics == {name: result.matrix.summary() for name, result in results.items()}
+    assert list(metrics["fcn16s"]) == ["pixel_accuracy", "mean_accuracy", "mean_iu", "fw_iu"]
+
+    log = lines(out / "fcn32s" / "log.jsonl")
+    assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in log if "mean_iu" in line] == [2, 4, 5]  # always at the end
+    assert set(log[0]) == {"step", "steps", "loss", "lr", "seconds"}
+    assert set(log[2]) == {"step", "pixel_accuracy", "mean_accuracy", "mean_iu", "fw_iu"}
+
+    loaded = weights.load(out / "fcn16s" / "best.safetensors")
+    assert loaded.model.config == {
+        "model": "fcn16s",
+        "num_classes": 4,
+        "backbone": "small",
+        "widths": WIDTHS,
+    }
+    assert loaded.classes == VAL.classes
+    assert loaded.preprocessing == data.UNIT
+    assert loaded.origin == "fcn16s trained on shapes train"
+
+
+def fake_scores(monkeypatch, scores):
+    """Make each evaluation find the next of these shares of right pixels."""
+    given = iter(scores)
+
+    def evaluate(*arguments):
+        matrix = ConfusionMatrix(4)
+        score = next(given)
+        matrix.matrix[...] = score * np.eye(4) + (100 - score) * np.eye(4)[::-1]
+        return matrix
+
+    monkeypatch.setattr(train, "evaluate", evaluate)
+
+
+def test_a_stage_starts_from_the_best_weights_of_the_one_before(tmp_path, monkeypatch):
+    fake_scores(monkeypatch, [10, 30, 20, 5])  # the best is neither the first nor the last
+    frozen = replace(RECIPE, steps=1, lr=1e-30, weight_decay=0)  # changes nothing, nearly
+    stages = {"fcn32s": replace(RECIPE, lr=0.05), "fcn16s": frozen}
+    observer = Recorder()
+    results = run(tmp_path, stages, eval_every=1, observer=observer)
+    best = weights.load(tmp_path / "fcn32s" / "best.safetensors").model.state_dict()
+    last = weights.load(tmp_path / "fcn32s" / "last.safetensors").model.state_dict()
+    second = results["fcn16s"].model.state_dict()
+    assert same(results["fcn32s"].model.state_dict(), best)
+    assert not np.array_equal(best["conv1_1.weight"], last["conv1_1.weight"])
+    for name in set(best) & set(second):
+        np.testing.assert_allclose(second[name], best[name], rtol=0, atol=1e-25, err_msg=name)
+    assert np.abs(second["score_pool4.weight"]).max() < 1e-25  # a new skip starts from zero
+    assert results["fcn32s"].step == 2
+    assert results["fcn32s"].matrix.pixel_accuracy() == 0.3
+    told = [event[2:] for event in observer.events if event[:2] == ("evaluated", "fcn32s")]
+    assert told == [(1, True), (2, True), (3, False)]
+
+
+def test_the_observer_is_told_everything_in_order(tmp_path):
+    observer = Recorder()
+    run(tmp_path, {"fcn32s": replace(RECIPE, steps=2, lr=1e-9)}, observer=observer)
+    warning = observer.events.pop()
+    assert observer.events == [
+        ("stage", "fcn32s", 2, "FCN"),
+        ("step", "fcn32s", 1),
+        ("step", "fcn32s", 2),
+        *(("evaluating", "fcn32s", i, 6) for i in range(1, 7)),
+        ("evaluated", "fcn32s", 2, True),
+    ]
+    assert warning[0] == "warned"
+    assert "'background'" in warning[1]
+
+
+def test_starting_weights_are_used(tmp_path):
+    parent = net("fcn32s", seed=5).state_dict()
+    frozen = {"fcn16s": replace(RECIPE, steps=1, lr=1e-30, weight_decay=0)}
+    state = run(tmp_path, frozen, init=parent)["fcn16s"].model.state_dict()
+    np.testing.assert_array_equal(state["conv3_1.weight"], parent["conv3_1.weight"])
+
+
+def test_starting_weights_are_copied_where_name_and_shape_agree():
+    parent, model = net("fcn32s", seed=1), net("fcn8s", seed=2)
+    wide = models.fcn32s(7, "small", widths=WIDTHS).state_dict()  # of seven classes, not four
+    new = train.start_from(model, parent.state_dict())
+    assert "score_pool3.weight" in new
+    assert "conv1_1.weight" not in new
+    assert same({"w": model.conv1_1.weight.numpy()}, {"w": parent.state_dict()["conv1_1.weight"]})
+    assert "score_fr.weight" in train.start_from(model, wide)
+
+
+def test_starting_weights_of_another_net_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"none of the starting weights fits.*they have other"):
+        run(tmp_path, {"fcn32s": RECIPE}, init={"other": np.zeros(3, np.float32)})
+
+
+def test_data_sets_of_different_classes_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match="shapes train and landcover val have different class"):
+        run(tmp_path / "run", {"fcn32s": RECIPE}, val_set=data.landcover("val"))
+    assert not (tmp_path / "run").exists()
+
+
+# Recipes
+
+
+def test_rates_fall_from_stage_to_stage_whichever_is_first():
+    names = ["fcn32s", "fcn16s", "fcn8s"]
+    _, second, third = (train.STAGE_RATES[name] for name in names)
+    assert 1 == train.STAGE_RATES["fcn32s"] > second > third
+    base = Recipe(steps=9, lr=0.1)
+    three = train.recipes(names, base, [3, 2, 1]).values()
+    assert [recipe.steps for recipe in three] == [3, 2, 1]
+    assert [recipe.lr for recipe in three] == pytest.approx([0.1, 0.1 * second, 0.1 * third])
+    assert [recipe.steps for recipe in train.recipes(names, base).values()] == [9, 9, 9]
+    two = train.recipes(names[1:], base).values()
+    assert [recipe.lr for recipe in two] == pytest.approx([0.1, 0.1 * third / second])
+
+
+@pytest.mark.parametrize(
+    ("names", "steps"), [(["fcn64s"], [1]), ([], [1]), (["fcn8s"], [1, 2]), (["fcn8s"], [0])]
+)
+def test_stages_that_do_not_fit_their_steps_are_refused(names, steps):
+    with pytest.raises(TrainingError, match="name some of fcn32s, fcn16s, fcn8s, with one number"):
+        train.recipes(names, steps=steps)
