@@ -40,7 +40,7 @@ def train(
     crop: Annotated[int, typer.Option(min=0, help="Side of what is cut out; 0: nothing is.")] = 128,
     lr: Annotated[
         float, typer.Option(min=0, help="Learning rate of the first stage; it falls.")
-    ] = 0.1,
+    ] = 0.03,
     momentum: Annotated[float, typer.Option(min=0, max=0.999)] = 0.9,
     weight_decay: Annotated[float, typer.Option(min=0)] = 5e-4,
     warmup: Annotated[int, typer.Option(min=1, help="Steps in which the rate rises.")] = 20,

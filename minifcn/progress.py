@@ -124,7 +124,7 @@ class TerminalObserver(Observer):
         speed = self.batch_size / max(self.seconds.value, 1e-9)
         left = (step.steps - step.step) * self.seconds.value
         state = (
-            f"loss {self.loss.value:.3f}  {speed:.1f} images/s  lr {step.lr:.2g}  "
+            f"loss {self.loss.value:.3f}  {speed:.1f} images/s  lr {step.lr:.1e}  "
             f"{duration(left)} left"
         )
         self._show(f"{name}  step {step.step} of {step.steps}", state, step.step, step.steps)

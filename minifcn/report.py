@@ -182,9 +182,8 @@ def _class_table(report: Report) -> str:
             for iu in columns
         )
         swatch = _swatch(report.palette[k].tolist())
-        lines.append(
-            f"<tr><th>{swatch}{escape(name)}</th><td>{percent(shares[k])}</td>{cells}</tr>\n"
-        )
+        head_cell = f"<th class=name>{swatch}{escape(name)}</th>"
+        lines.append(f"<tr>{head_cell}<td>{percent(shares[k])}</td>{cells}</tr>\n")
     return f"<table><tr><th></th><th>share</th>{head}</tr>\n{''.join(lines)}</table>"
 
 
@@ -255,7 +254,8 @@ p { max-width: 42rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--edge); font-weight: 400; }
-th:first-child { text-align: left; padding-left: 0; }
+th:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
+  background: var(--paper); }
 tr:first-child th { color: var(--faint); font-size: .875rem; white-space: normal;
   vertical-align: bottom; }
 .best { font-weight: 700; }
@@ -281,6 +281,7 @@ dt { color: var(--faint); }
 dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line; }
 @media (max-width: 40rem) { th, td { padding: .35rem; font-size: .875rem; }
   tr:first-child th { font-size: .75rem; } th:first-child { white-space: normal; }
+  th.name { white-space: nowrap; }
   .bar { min-width: 3.8rem; } }
 </style>
 </head>

@@ -219,9 +219,14 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     config = {
         "data": train_set.name,
+        "val": val_set.name,
         "backbone": backbone,
         "options": options,
+        "preprocessing": preprocessing.to_dict(),
+        "started_from_weights": init is not None,
+        "eval_every": eval_every,
         "seed": seed,
+        "device": device,
         "stages": {name: asdict(recipe) for name, recipe in stages.items()},
     }
     write_json(out / "config.json", config)

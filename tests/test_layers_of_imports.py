@@ -88,7 +88,9 @@ def test_every_module_has_a_level(path):
 def test_imports_run_one_way(path):
     here = owner(path)
     for name in own_modules(path) - {here}:
-        assert LEVEL.get(name, 99) < LEVEL.get(here, 0), f"{here} imports {name}, which stands below it"
+        assert LEVEL.get(name, 99) < LEVEL.get(here, 0), (
+            f"{here} imports {name}, which stands below it"
+        )
     assert own_modules(path) - {here} <= ONLY.get(here, LEVEL.keys())
 
 

@@ -167,10 +167,12 @@ def test_a_run_starts_from_nothing_unless_told():
 
 def test_a_weight_file_brings_its_net_and_its_preprocessing(net_file):
     start = prepare.starting_point(None, None, None, net_file)
-    assert start[:3] == ("small", {"widths": (4, 6, 8, 8, 8)}, CAFFE)
+    assert (start.backbone, start.preprocessing) == ("small", CAFFE)
+    assert start.options["widths"] == (4, 6, 8, 8, 8)
+    models.build("fcn8s", num_classes=7, backbone=start.backbone, **start.options)
     assert start.init["conv2_1.bias"].shape == (6,)
     wider = prepare.starting_point("small", "4,6,8,8,9", None, net_file)
-    assert wider.options == {"widths": (4, 6, 8, 8, 9)}
+    assert wider.options["widths"] == (4, 6, 8, 8, 9)
 
 
 def test_a_weight_file_excludes_another_preprocessing(net_file):

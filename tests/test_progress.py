@@ -57,7 +57,7 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds():
     assert lines[0] == (
         f"fcn8s: {learned:,} parameters to learn, 100 steps of 4 images, learning rate 0.5"
     )
-    assert lines[1] == "fcn8s  step 20 of 100  loss 2.000  8.0 images/s  lr 0.25  0:40 left"
+    assert lines[1] == "fcn8s  step 20 of 100  loss 2.000  8.0 images/s  lr 2.5e-01  0:40 left"
     assert [line.split()[2] for line in lines[1:6]] == ["20", "40", "60", "80", "100"]
     metrics = "pixel accuracy 85.0 %  mean accuracy 85.0 %  mean IU 73.9 %  f.w. IU 73.9 %"
     assert lines[6:] == [f"fcn8s  step 100  {metrics}  (best so far)", "warning: look at this"]

@@ -133,9 +133,12 @@ def test_metrics_stand_in_a_table_with_the_best_in_bold(tmp_path):
 
 
 def test_every_class_has_its_share_and_its_iu(tmp_path):
-    rows = rows_of(written(tmp_path, rows=[Row("FCN", matrix([90, 10], [0, 300]))]))
-    assert "sea 25.0 % 90.0 %" in rows
-    assert "land 75.0 % 96.8 %" in rows
+    page = written(tmp_path, rows=[Row("guess", BAD), Row("FCN", matrix([90, 10], [0, 300]))])
+    rows = rows_of(page)
+    assert "share guess FCN" in rows
+    assert "sea 50.0 % 50.0 % 90.0 %" in rows
+    assert "land 50.0 % 0.0 % 96.8 %" in rows
+    assert 'style="--part:96.8%">96.8 %' in page
 
 
 def test_a_class_that_is_not_there_has_a_dash(tmp_path):

@@ -102,7 +102,8 @@ def conv2d(
     O, C = weight.shape[:2]
     plan = Plan(x, padding, O)
     # (O, C, 3, 3) -> (3, 3, C, O) -> (3, 3*C*O); G -> (6, 3*C*O) -> (6, 3*C, O)
-    U = np.matmul(G, weight.transpose(2, 3, 1, 0).reshape(3, -1)).reshape(6, 3 * C, O)
+    with np.errstate(all="ignore"):
+        U = np.matmul(G, weight.transpose(2, 3, 1, 0).reshape(3, -1)).reshape(6, 3 * C, O)
     # The bias is a seventh product, the same everywhere, that A takes once into each output.
     A7 = A if bias is None else np.concatenate([A, np.ones((4, 1), np.float32)], axis=1)
     y = np.empty((plan.N, plan.height, plan.width, O), np.float32)
@@ -177,7 +178,8 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
             sums[share] += product
 
     parallel_for(shares, add_up, x)
-    total = sums.sum(axis=0).reshape(6, -1)
+    with np.errstate(all="ignore"):
+        total = sums.sum(axis=0).reshape(6, -1)
     if not np.isfinite(total).all():
         return None
     # (3, 6) @ (6, 3*C*O) -> (3, 3, C, O) -> (O, C, 3, 3)
