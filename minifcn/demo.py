@@ -27,7 +27,7 @@ DEMO_STAGES: dict[str, Recipe] = recipes(
     ["fcn32s", "fcn16s", "fcn8s"],
     # Seen from above nothing is up: every flip and turn of a tile is as good as the tile.
     Recipe(steps=1, lr=0.03, batch_size=8, crop=128, flip_vertical=True, rotate=True),
-    [150, 150, 580],
+    [180, 170, 580],
 )
 TITLES = {
     "baseline_commonest": "commonest class",

@@ -71,7 +71,7 @@ class Recipe:
 QUICK = Recipe(steps=600, lr=0.03)
 """For small nets from random weights: the mean loss, one rate for a stage, falling to zero."""
 
-STAGE_RATES = {"fcn32s": 1.0, "fcn16s": 0.7, "fcn8s": 0.5}
+STAGE_RATES = {"fcn32s": 1.0, "fcn16s": 0.8, "fcn8s": 0.7}
 """The rate falls from stage to stage, as in the paper (by 100 there: its nets are pretrained)."""
 
 

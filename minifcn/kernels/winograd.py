@@ -26,6 +26,7 @@ Arrays are float32 and channels-last; the error is about 1e-6 of the largest out
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,36 +59,40 @@ A = np.array(
     [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
     np.float32,
 )
-BLOCK_PIXELS = 1024  # of one transformed row: smaller blocks cost Python's time, larger ones cache
+BLOCK_PIXELS = 1024  # of a row of V: fewer, and Python's own time counts; more, and the cache
 SHARES = 4  # partial sums of the weight gradient: fixed, so that threads do not change the result
+
+
+class Block(NamedTuple):
+    """Some images, and some bands of their output: all bands, if there are several images."""
+
+    images: slice
+    bands: slice
 
 
 class Plan:
     """How the output (N, height, width) is cut into bands of four rows, and bands into blocks."""
 
-    def __init__(self, x: np.ndarray, padding: Pair, channels: int) -> None:
+    def __init__(self, x: np.ndarray, padding: Pair) -> None:
         self.N, self.H, self.W, self.C = x.shape
         self.top, self.left = padding
         self.height, self.width = self.H + 2 * self.top - 2, self.W + 2 * self.left - 2
         self.bands = -(-self.height // 4)
         self.pitch = -(-(self.width + 2) // 3) * 3  # pixels from one row of V to the next
-        wide = BLOCK_PIXELS * (2 if self.C + channels <= 48 else 1)
-        fair = -(-self.N * self.bands // 2)  # two blocks at the least, for two threads
-        self.per_block = max(1, min(wide // self.pitch, fair))
 
-    def blocks(self) -> list[range]:
-        """Return the blocks: runs of bands, counted through all images."""
-        total = self.N * self.bands
-        return [range(i, min(i + self.per_block, total)) for i in range(0, total, self.per_block)]
-
-    def runs(self, block: range) -> Iterator[tuple[int, int, int, int]]:
-        """Yield (image, first band, place in the block, number) for each image in a block."""
-        band = block.start
-        while band < block.stop:
-            image, first = divmod(band, self.bands)
-            count = min(self.bands - first, block.stop - band)
-            yield image, first, band - block.start, count
-            band += count
+    def blocks(self) -> list[Block]:
+        """Return the blocks, two at the least if possible, for two threads."""
+        per_block = max(1, BLOCK_PIXELS // self.pitch)  # bands
+        if self.N == 1 or per_block < self.bands:
+            count = max(-(-self.bands // per_block), 2 if self.N == 1 else 1)
+            size = -(-self.bands // count)  # bands are dealt out evenly
+            cuts = [slice(i, min(i + size, self.bands)) for i in range(0, self.bands, size)]
+            return [Block(slice(n, n + 1), cut) for n in range(self.N) for cut in cuts]
+        together = min(per_block // self.bands, -(-self.N // 2))
+        every = slice(0, self.bands)
+        return [
+            Block(slice(n, min(n + together, self.N)), every) for n in range(0, self.N, together)
+        ]
 
 
 def conv2d(
@@ -100,9 +105,9 @@ def conv2d(
     """
     x = np.ascontiguousarray(x)
     O, C = weight.shape[:2]
-    plan = Plan(x, padding, O)
-    # (O, C, 3, 3) -> (3, 3, C, O) -> (3, 3*C*O); G -> (6, 3*C*O) -> (6, 3*C, O)
+    plan = Plan(x, padding)
     with np.errstate(all="ignore"):
+        # (O, C, 3, 3) -> (3, 3, C, O) -> (3, 3*C*O); times G -> (6, 3*C*O) -> (6, 3*C, O)
         U = np.matmul(G, weight.transpose(2, 3, 1, 0).reshape(3, -1)).reshape(6, 3 * C, O)
     # The bias is a seventh product, the same everywhere, that A takes once into each output.
     A7 = A if bias is None else np.concatenate([A, np.ones((4, 1), np.float32)], axis=1)
@@ -111,11 +116,11 @@ def conv2d(
     finite = np.ones(len(blocks), bool)
 
     def compute(i: int) -> None:
-        V = transformed(x, plan, blocks[i])
-        M = workspace("M", (len(A7.T), len(blocks[i]), plan.pitch * O), x)
+        V = transformed(x, plan, blocks[i])  # (6, images, bands, pitch*C)
+        M = workspace("M", (len(A7.T), *V.shape[1:3], plan.pitch * O), x)
         if bias is not None:
             M[6] = np.tile(bias, plan.pitch)
-        thirds = len(blocks[i]) * plan.pitch // 3
+        thirds = V.shape[1] * V.shape[2] * plan.pitch // 3
         for phase in range(3):
             rows = thirds - (phase > 0)  # the last one would read beyond V
             np.matmul(
@@ -123,18 +128,11 @@ def conv2d(
                 U,
                 out=strided(M, phase * O, (6, rows, O), (M.strides[0], 12 * O, 4)),
             )
-        for image, first, place, count in plan.runs(blocks[i]):
-            products = M[:, place : place + count, : plan.width * O]
-            whole = min(count, plan.height // 4 - first)
-            if whole > 0:
-                bands = y[image, 4 * first : 4 * (first + whole)]
-                bands = bands.reshape(whole, 4, plan.width * O)
-                np.matmul(A7, products[:, :whole].transpose(1, 0, 2), out=bands)
-                finite[i] &= np.isfinite(bands.sum())  # read again while it is in the cache
-            if whole < count:  # the last band has fewer than four rows
-                rest = y[image, 4 * (first + count - 1) :].reshape(-1, plan.width * O)
-                np.matmul(A7[: len(rest)], products[:, count - 1], out=rest)
-                finite[i] &= np.isfinite(rest.sum())
+        for rows, bands in row_bands(y, plan, blocks[i]):
+            # (7, images, bands, width*O) -> (images, bands, 7, width*O); A7 is (4, 7) or less
+            products = M[:, :, bands, : plan.width * O].transpose(1, 2, 0, 3)
+            np.matmul(A7[: rows.shape[2]], products, out=rows)
+            finite[i] &= np.isfinite(rows.sum())  # read again while it is in the cache
 
     parallel_for(len(blocks), compute, x)
     return y if finite.all() else None
@@ -148,7 +146,7 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
     """
     x, g = np.ascontiguousarray(x), np.ascontiguousarray(g)
     C, O = x.shape[3], g.shape[3]
-    plan = Plan(x, padding, O)
+    plan = Plan(x, padding)
     blocks = plan.blocks()
     shares = max(1, min(SHARES, len(blocks)))
     sums = np.zeros((shares, 6, 3, C, O), np.float32)
@@ -157,19 +155,12 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
         product = workspace("product", (6, 3, C, O), x)
         for block in blocks[share::shares]:
             V = transformed(x, plan, block)
-            E = workspace("E", (6, len(block), plan.pitch * O), g)
-            E[:, :, plan.width * O :] = 0  # the spare pixels must add nothing
-            for image, first, place, count in plan.runs(block):
-                whole = min(count, plan.height // 4 - first)
-                out = E[:, place : place + count, : plan.width * O]
-                if whole > 0:
-                    rows = g[image, 4 * first : 4 * (first + whole)]
-                    bands = rows.reshape(whole, 4, plan.width * O)
-                    np.matmul(A.T, bands, out=out[:, :whole].transpose(1, 0, 2))
-                if whole < count:
-                    rows = g[image, 4 * (first + count - 1) :].reshape(-1, plan.width * O)
-                    np.matmul(A[: len(rows)].T, rows, out=out[:, count - 1])
-            pixels = len(block) * plan.pitch - 2
+            E = workspace("E", (*V.shape[:3], plan.pitch * O), g)
+            E[..., plan.width * O :] = 0  # the spare pixels must add nothing
+            for rows, bands in row_bands(g, plan, block):
+                out = E[:, :, bands, : plan.width * O].transpose(1, 2, 0, 3)
+                np.matmul(A[: rows.shape[2]].T, rows, out=out)
+            pixels = V.shape[1] * V.shape[2] * plan.pitch - 2
             np.matmul(
                 strided(V, 0, (6, 3, C, pixels), (V.strides[0], 4 * C, 4, 4 * C)),
                 strided(E, 0, (6, 1, pixels, O), (E.strides[0], 0, 4 * O, 4)),
@@ -183,32 +174,54 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
     if not np.isfinite(total).all():
         return None
     # (3, 6) @ (6, 3*C*O) -> (3, 3, C, O) -> (O, C, 3, 3)
-    return (G.T @ total).reshape(3, 3, C, O).transpose(3, 2, 0, 1)
+    return np.matmul(G.T, total).reshape(3, 3, C, O).transpose(3, 2, 0, 1)
 
 
-def transformed(x: np.ndarray, plan: Plan, block: range) -> np.ndarray:
-    """Return V = B · (six rows of x) for each band of a block: (6, bands, pitch * C)."""
-    C, row = plan.C, plan.W * plan.C
-    V = workspace("V", (6, len(block), plan.pitch * C), x)
-    inside = slice(plan.left * C, plan.left * C + row)
-    V[:, :, : inside.start] = 0
-    V[:, :, inside.stop :] = 0
-    for image, first, place, count in plan.runs(block):
-        rows = x[image].reshape(plan.H, row)
-        tops = [4 * band - plan.top for band in range(first, first + count)]
-        within = [i for i, top in enumerate(tops) if top >= 0 and top + 6 <= plan.H]
-        if within:
-            start, stop = within[0], within[-1] + 1
-            six = strided(rows, tops[start] * row, (stop - start, 6, row), (16 * row, 4 * row, 4))
-            np.matmul(B, six, out=V[:, place + start : place + stop, inside].transpose(1, 0, 2))
-        for i in set(range(count)) - set(within):  # some of the six rows lie outside the image
-            low, high = max(0, tops[i]), min(plan.H, tops[i] + 6)
-            some = B[:, low - tops[i] : high - tops[i]]
-            if high > low:
-                np.matmul(some, rows[low:high], out=V[:, place + i, inside])
-            else:
-                V[:, place + i] = 0
+def transformed(x: np.ndarray, plan: Plan, block: Block) -> np.ndarray:
+    """Return V = B · (six rows of x) for each band of a block: (6, images, bands, pitch*C).
+
+    Bands inside the image are one product. At the top and the bottom, where some of the six rows
+    lie outside and count as zero, B loses the columns that belong to them.
+    """
+    row, first, last = plan.W * plan.C, block.bands.start, block.bands.stop
+    count = block.images.stop - block.images.start
+    V = workspace("V", (6, count, last - first, plan.pitch * plan.C), x)
+    inside = slice(plan.left * plan.C, plan.left * plan.C + row)
+    V[..., : inside.start] = 0
+    V[..., inside.stop :] = 0
+    whole = [b for b in range(first, last) if 0 <= 4 * b - plan.top <= plan.H - 6]
+    if whole:
+        start = (block.images.start * plan.H + 4 * whole[0] - plan.top) * row
+        steps = (4 * plan.H * row, 16 * row, 4 * row, 4)
+        six = strided(x, start, (count, len(whole), 6, row), steps)
+        place = slice(whole[0] - first, whole[-1] + 1 - first)
+        np.matmul(B, six, out=V[:, :, place, inside].transpose(1, 2, 0, 3))
+    for band in sorted(set(range(first, last)) - set(whole)):
+        above = 4 * band - plan.top
+        low, high = max(0, above), min(plan.H, above + 6)
+        out = V[:, :, band - first, inside].transpose(1, 0, 2)  # (images, 6, W*C)
+        if low >= high:
+            out[...] = 0
+            continue
+        rows = x[block.images, low:high].reshape(count, high - low, row)
+        np.matmul(B[:, low - above : high - above], rows, out=out)
     return V
+
+
+def row_bands(y: np.ndarray, plan: Plan, block: Block) -> Iterator[tuple[np.ndarray, slice]]:
+    """Yield views of y, (images, bands, 4, width*O), for the bands of a block, and which they are.
+
+    If the last band has fewer than four rows, it comes on its own.
+    """
+    row = plan.width * y.shape[3]
+    count = block.images.stop - block.images.start
+    first, full = block.bands.start, min(block.bands.stop, plan.height // 4)
+    for start, stop, rows in ((first, full, 4), (full, block.bands.stop, plan.height % 4)):
+        if start < stop:
+            offset = (block.images.start * plan.height + 4 * start) * row
+            steps = (4 * plan.height * row, 16 * row, 4 * row, 4)
+            shape = (count, stop - start, rows, row)
+            yield strided(y, offset, shape, steps), slice(start - first, stop - first)
 
 
 def strided(
