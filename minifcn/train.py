@@ -25,7 +25,7 @@ from .data.images import replace_file
 from .metrics import ConfusionMatrix
 from .models import FCN
 from .nn import Module, evaluation_mode
-from .optim import SGD, bias_groups, poly, warmup
+from .optim import SGD, bias_groups, clip_grad_norm_, poly, warmup
 
 
 class TrainingError(Error, RuntimeError):
@@ -50,6 +50,8 @@ class Recipe:
         Of the loss: the rate is for this one. "mean" is per labelled pixel.
     power, warmup
         The rate rises for ``warmup`` steps, then falls as (1 - step / steps) ^ power.
+    max_norm
+        Gradients whose common norm is larger are scaled down to it; None: never (the paper).
     flip_vertical, rotate
         Further random changes, right for images without an up and down; left and right are always
         exchanged at random.
@@ -64,12 +66,17 @@ class Recipe:
     reduction: str = "mean"
     power: float = 0.9
     warmup: int = 20
+    max_norm: float | None = None
     flip_vertical: bool = False
     rotate: bool = False
 
 
-QUICK = Recipe(steps=600, lr=0.03)
-"""For small nets from random weights: the mean loss, one rate for a stage, falling to zero."""
+QUICK = Recipe(steps=600, lr=0.03, crop=96, max_norm=3.0)
+"""For small nets from random weights: the mean loss, and a rate that falls to zero in each stage.
+
+On land cover, windows of 96 pixels taught more in the same time than those of 64 or whole tiles of
+128. Without the limit on the gradient's norm (2.5 at the median) one run of three diverged.
+"""
 
 STAGE_RATES = {"fcn32s": 1.0, "fcn16s": 0.8, "fcn8s": 0.7}
 """The rate falls from stage to stage, as in the paper (by 100 there: its nets are pretrained)."""
@@ -107,10 +114,12 @@ def fit(model: Module, loader: Loader, recipe: Recipe, device: str = "cpu") -> I
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss is {value} at step {step} (images {', '.join(batch.names)}): the "
-                f"learning rate {recipe.lr} is probably too high; try --lr {recipe.lr / 3:.2g}"
+                f"learning rate {recipe.lr:.3g} is probably too high; try --lr {recipe.lr / 3:.2g}"
             )
         optimizer.zero_grad()
         loss.backward()
+        if recipe.max_norm is not None:
+            clip_grad_norm_(model.parameters(), recipe.max_norm)
         optimizer.step()
         labelled = int((batch.labels != loader.dataset.ignore_index).sum())
         per_pixel = _per_pixel(value, recipe.reduction, len(batch.labels), labelled)

@@ -147,3 +147,17 @@ def test_pooling_of_infinities_and_nan_keeps_the_gradient_in_its_window():
     assert result[0, 0, 0, 0] == 1
     assert result[0, 2, 3, 1] == 1
     np.testing.assert_array_equal(result.reshape(1, 2, 2, 2, 2, 2).sum(axis=(2, 4)), g)
+
+
+def test_upsampling_of_infinity_stays_within_its_kernel():
+    x = np.zeros((1, 1, 5, 5), np.float32)
+    x[0, 0, 2, 2] = np.inf
+    weight = bilinear(1, 4)
+    y = conv.conv_transpose2d(x, weight, (2, 2), (0, 0), (12, 12), (1, 1), 1)
+    seen = np.zeros((12, 12), bool)
+    seen[4:8, 4:8] = True
+    np.testing.assert_array_equal(np.isinf(y[0, 0]), seen)
+    assert not np.isnan(y).any()
+    back = conv.conv2d(y, weight, None, (2, 2), (0, 0), (1, 1), 1)
+    assert np.isinf(back[0, 0, 1:4, 1:4]).all()
+    assert back[0, 0, 0, 0] == 0

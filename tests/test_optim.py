@@ -370,3 +370,33 @@ def test_a_step_on_the_gpu_is_the_cpus():
         results.append(net.state_dict())
     for name, array in results[0].items():
         np.testing.assert_allclose(results[1][name], array, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("limit", [0.5, 2.0, 100.0])
+def test_clipping_is_that_of_pytorch(limit):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=shape) for shape in [(3, 4), (5,), (2, 1, 2)]]
+    ours = [Tensor(np.zeros(a.shape), requires_grad=True) for a in arrays]
+    theirs = [torch.zeros(a.shape, dtype=torch.float64, requires_grad=True) for a in arrays]
+    for mine, other, a in zip(ours, theirs, arrays, strict=True):
+        mine.grad, other.grad = Tensor(a.copy()), torch.from_numpy(a.copy())
+    ours.append(Tensor(np.zeros(3), requires_grad=True))  # one without a gradient
+    norm = optim.clip_grad_norm_(ours, limit)
+    assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs, limit).item())
+    for mine, other in zip(ours, theirs, strict=False):
+        np.testing.assert_allclose(mine.grad.numpy(), other.grad.numpy(), rtol=1e-12)
+
+
+def test_clipping_leaves_infinite_gradients_for_the_loss_to_find():
+    w = Tensor(np.zeros(2), requires_grad=True)
+    w.grad = Tensor(np.array([np.inf, 1.0]))
+    assert optim.clip_grad_norm_([w], 1.0) == np.inf
+    np.testing.assert_array_equal(w.grad.numpy(), [np.inf, 1.0])
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, np.nan, "3"])
+def test_clipping_to_something_else_than_a_positive_number_is_an_error(limit):
+    with pytest.raises(optim.OptimError, match="max_norm"):
+        optim.clip_grad_norm_([], limit)

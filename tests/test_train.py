@@ -129,7 +129,7 @@ def test_a_rate_too_high_stops_the_run_with_advice_and_leaves_no_weights(tmp_pat
     stages = {"fcn32s": replace(RECIPE, steps=20, lr=1000.0)}
     with pytest.raises(TrainingError, match="loss is nan at step") as caught:
         run(tmp_path / "run", stages)
-    assert "learning rate 1000.0 is probably too high; try --lr 3.3e+02" in str(caught.value)
+    assert "learning rate 1e+03 is probably too high; try --lr 3.3e+02" in str(caught.value)
     assert "train-00" in str(caught.value)  # the images of the batch
     left = sorted(path.name for path in (tmp_path / "run").rglob("*") if path.is_file())
     assert left == ["config.json", "log.jsonl"]

@@ -3,7 +3,7 @@
 | kernel                   | stride, dilation, groups | numbers | algorithm             |
 |--------------------------|--------------------------|---------|-----------------------|
 | 3x3                      | all 1                    | float32 | winograd.py, on a CPU |
-| bilinear, on a diagonal  | stride above 1           | float32 | separable.py          |
+| bilinear, on a diagonal  | stride above 1           | float32 | separable.py, ditto   |
 | all others               | any                      | any     | im2col.py             |
 
 Winograd's way needs enough pixels to be worth transforming the weights.
@@ -73,10 +73,10 @@ def conv_transpose2d(
     if stride == (1, 1) and min(reach) >= 0 and exact:
         weight = im2col.turned(weight, groups)
         return conv2d(x, weight, None, stride, (reach[0], reach[1]), dilation, groups)
-    x = channels_last(x)
+    x, y = channels_last(x), None
     if (tent := tent_for(x, weight, stride, dilation, groups)) is not None:
         y = separable.upsample(x, tent, stride, padding, output_size)
-    else:
+    if y is None:
         y = im2col.conv_transpose2d(x, weight, stride, padding, output_size, dilation, groups)
     return y.transpose(0, 3, 1, 2)  # (N, Ho, Wo, O) -> (N, O, Ho, Wo)
 
@@ -94,7 +94,8 @@ def winograd_fits(
 def tent_for(x: Array, weight: Array, stride: Pair, dilation: Pair, groups: int) -> Array | None:
     """Return the tent of a bilinear weight, if this is an upsampling layer or its transpose."""
     enlarging = min(stride) > 1 and dilation == (1, 1) and groups == 1
-    return separable.tent_of(weight) if enlarging and x.dtype == np.float32 else None
+    fits = enlarging and is_numpy(x) and x.dtype == np.float32
+    return separable.tent_of(weight) if fits else None
 
 
 def channels_last(x: Array) -> Array:

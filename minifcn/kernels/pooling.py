@@ -102,9 +102,9 @@ def max_scatter(
             return
         left = g[part].copy()  # what has not found its maximum yet
         for view, place in zip(views, places, strict=True):
-            here = xp.where(is_maximum(view, y[part]), left, 0)
-            place += here
-            left -= here
+            here = is_maximum(view, y[part])
+            place += xp.where(here, left, 0)
+            left = xp.where(here, 0, left)
 
     parallel_for(len(parts), scatter, x)
     return result[:, padding[0] : padding[0] + H, padding[1] : padding[1] + W]

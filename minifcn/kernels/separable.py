@@ -44,9 +44,14 @@ def matrix(tent: Array, n: int, stride: int, padding: int, size: int) -> Array:
     return tall[padding : padding + size]
 
 
-def upsample(x: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -> Array:
-    """Return the transposed convolution of x (N, H, W, C) with a tent, (N, *size, C)."""
+def upsample(x: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -> Array | None:
+    """Return the transposed convolution of x (N, H, W, C) with a tent, (N, *size, C).
+
+    None if x is not finite: zeros of R times infinity would be NaN in whole rows and columns.
+    """
     xp = xp_of(x)
+    if not xp.isfinite(x).all():
+        return None
     N, H, W, C = x.shape
     rows = matrix(tent, H, stride[0], padding[0], size[0])
     columns = matrix(tent, W, stride[1], padding[1], size[1])
@@ -61,8 +66,8 @@ def upsample(x: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -> 
     return y
 
 
-def downsample(y: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -> Array:
-    """Return the convolution of y (N, Ho, Wo, C) with a tent, (N, *size, C)."""
+def downsample(y: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -> Array | None:
+    """Return the convolution of y (N, Ho, Wo, C) with a tent, (N, *size, C); None if not finite."""
     xp = xp_of(y)
     N, Ho, Wo, C = y.shape
     rows = matrix(tent, size[0], stride[0], padding[0], Ho)
@@ -75,4 +80,4 @@ def downsample(y: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -
         xp.matmul(columns.T, flat.reshape(size[0], Wo, C), out=x[n])
 
     parallel_for(N, reduce, y)
-    return x
+    return x if xp.isfinite(x).all() else None

@@ -44,7 +44,10 @@ def num_threads() -> int:
     text = os.environ.get("MINIFCN_NUM_THREADS", "")
     if text and not (text.isdigit() and int(text) > 0):
         raise ThreadCountError(f"MINIFCN_NUM_THREADS={text!r} must be a whole number from 1 up")
-    return int(text) if text else len(os.sched_getaffinity(0))
+    if text:
+        return int(text)
+    ours = getattr(os, "sched_getaffinity", None)  # where the system tells which we may use
+    return len(ours(0)) if ours else os.cpu_count() or 1
 
 
 @functools.cache
@@ -66,7 +69,8 @@ def _after_fork() -> None:
     _lock, _blas_users, _blas_limit = threading.Lock(), 0, None
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
