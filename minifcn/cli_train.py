@@ -10,7 +10,7 @@ import typer
 from .options import Backbone, CommandError, Data, Device, Rule, Seed, complain
 
 EXAMPLE = (
-    "Example, of about 7 minutes: [cyan]minifcn train --data landcover --out longer "
+    "Example, of about 6 minutes: [cyan]minifcn train --data landcover --out longer "
     "--preprocessing landcover --flip-vertical --rotate --steps 1000,800,4000[/]"
 )
 

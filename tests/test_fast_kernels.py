@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minifcn.kernels import conv, im2col, pooling, separable, winograd
+from minifcn.kernels import conv, few_pixels, im2col, pooling, separable, winograd
 from minifcn.nn.init import bilinear_kernel
 
 PLAIN = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups
@@ -161,3 +161,75 @@ def test_upsampling_of_infinity_stays_within_its_kernel():
     back = conv.conv2d(y, weight, None, (2, 2), (0, 0), (1, 1), 1)
     assert np.isinf(back[0, 0, 1:4, 1:4]).all()
     assert back[0, 0, 0, 0] == 0
+
+
+def test_everything_can_be_sent_through_im2col():
+    x, w, b, _ = draw(np.random.default_rng(6), 1, 16, 16, 4, 4, (1, 1))
+    image = x.transpose(0, 3, 1, 2)
+    with conv.use_algorithm("im2col"):
+        assert not conv.winograd_fits(x, w.shape, (1, 1), (1, 1), 1)
+        assert conv.tent_for(x, bilinear(4, 4), (2, 2), (1, 1), 1) is None
+        direct = conv.conv2d(image, w, b, *PLAIN)
+        with conv.use_algorithm("auto"):
+            assert conv.winograd_fits(x, w.shape, (1, 1), (1, 1), 1)
+    chosen = conv.conv2d(image, w, b, *PLAIN)
+    assert (chosen != direct).any()  # another order of operations
+    np.testing.assert_allclose(chosen, direct, atol=1e-4)
+    assert conv.winograd_fits(x, w.shape, (1, 1), (1, 1), 1)
+
+
+def test_an_unknown_algorithm_is_an_error():
+    with pytest.raises(conv.AlgorithmError, match="must be one of auto, im2col"):  # noqa: SIM117
+        with conv.use_algorithm("fft"):
+            pass
+    assert conv.fast()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [
+        ((7, 7), (1, 1), (3, 2), (1, 1)),
+        ((2, 3), (2, 1), (0, 1), (1, 2)),
+        ((1, 1), (1, 1), (0, 0), (1, 1)),
+    ],
+    ids=str,
+)
+def test_few_pixels_with_a_large_weight(kernel, stride, padding, dilation):
+    rng = np.random.default_rng(7)
+    x, w, b = rng.normal(size=(2, 6, 5, 3)), rng.normal(size=(50, 3, *kernel)), rng.normal(size=50)
+    how = (stride, padding, dilation)
+    direct = im2col.conv2d(x, w, b, *how, 1)
+    size = direct.shape[1:3]
+    np.testing.assert_allclose(few_pixels.conv2d(x, w, b, size, *how), direct, atol=1e-12)
+    g = rng.normal(size=direct.shape)
+    dw = im2col.conv2d_weight(x, g, kernel, *how, 1)
+    np.testing.assert_allclose(few_pixels.conv2d_weight(x, g, kernel, *how), dw, atol=1e-12)
+    back = few_pixels.conv_transpose2d(g, w, stride, padding, (6, 5), dilation)
+    dx = im2col.conv_transpose2d(g, w, stride, padding, (6, 5), dilation, 1)
+    np.testing.assert_allclose(back, dx, atol=1e-12)
+
+
+def test_few_pixels_are_fewer_than_a_large_weight_has_rows_and_not_none():
+    assert few_pixels.fits(511, (512, 512, 2, 2), 1)
+    assert not few_pixels.fits(512, (512, 512, 2, 2), 1)
+    assert not few_pixels.fits(511, (512, 512, 2, 1), 1)
+    assert not few_pixels.fits(511, (512, 512, 2, 2), 2)
+    assert not few_pixels.fits(0, (512, 512, 2, 2), 1)
+
+
+def test_a_layer_with_few_pixels_and_a_large_weight():
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(1, 128, 6, 6)).astype(np.float32)
+    w = (rng.normal(size=(256, 128, 6, 6)) / 60).astype(np.float32)
+    g = rng.normal(size=(1, 256, 1, 1)).astype(np.float32)
+    how = ((1, 1), (0, 0), (1, 1), 1)
+
+    def three():
+        yield conv.conv2d(x, w, None, *how)
+        yield conv.conv2d_weight(x, g, (6, 6), *how)
+        yield conv.conv_transpose2d(g, w, (1, 1), (0, 0), (6, 6), (1, 1), 1)
+
+    with conv.use_algorithm("im2col"):
+        direct = list(three())
+    for chosen, other in zip(three(), direct, strict=True):
+        np.testing.assert_allclose(chosen, other, atol=1e-4)

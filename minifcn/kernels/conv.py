@@ -4,18 +4,73 @@
 |--------------------------|--------------------------|---------|-----------------------|
 | 3x3                      | all 1                    | float32 | winograd.py, on a CPU |
 | bilinear, on a diagonal  | stride above 1           | float32 | separable.py, ditto   |
+| large, fewer pixels      | any stride and dilation, | any     | few_pixels.py         |
+| than the weight has rows | no groups                |         |                       |
 | all others               | any                      | any     | im2col.py             |
 
-Winograd's way needs enough pixels to be worth transforming the weights.
+Winograd's way needs enough pixels to be worth transforming the weights. `use_algorithm`, or the
+environment variable MINIFCN_CONVOLUTION, sends everything through im2col instead, for comparison.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
-from ..backend import Array, is_numpy
+from ..backend import Array, Error, is_numpy
 from ..shapes import Pair, conv_size
-from . import im2col, separable, winograd
+from . import few_pixels, im2col, separable, winograd
+
+ALGORITHMS = ("auto", "im2col")  # by the table above, or always im2col
+
+
+class AlgorithmError(Error, ValueError):
+    """A way to compute convolutions that does not exist."""
+
+
+class _Setting(threading.local):
+    algorithm = os.environ.get("MINIFCN_CONVOLUTION", "auto")
+
+
+_setting = _Setting()
+
+
+@contextmanager
+def use_algorithm(name: str) -> Iterator[None]:
+    """Compute convolutions by ``"auto"`` (the table above) or ``"im2col"``, in this thread.
+
+    >>> x, w = np.ones((1, 1, 4, 4), np.float32), np.ones((1, 1, 3, 3), np.float32)
+    >>> with use_algorithm("im2col"):
+    ...     conv2d(x, w, None, (1, 1), (0, 0), (1, 1), 1)[0, 0]
+    array([[9., 9.],
+           [9., 9.]], dtype=float32)
+    """
+    before, _setting.algorithm = _setting.algorithm, name
+    try:
+        fast()  # checks the name
+        yield
+    finally:
+        _setting.algorithm = before
+
+
+def fast() -> bool:
+    """Tell whether the fast ways may be taken.
+
+    Raises
+    ------
+    AlgorithmError
+        If the setting is neither ``"auto"`` nor ``"im2col"``.
+    """
+    if _setting.algorithm not in ALGORITHMS:
+        raise AlgorithmError(
+            f"convolution algorithm {_setting.algorithm!r} (MINIFCN_CONVOLUTION, or use_algorithm) "
+            f"must be one of {', '.join(ALGORITHMS)}"
+        )
+    return _setting.algorithm == "auto"
 
 
 def conv2d(
@@ -29,12 +84,16 @@ def conv2d(
 ) -> Array:
     """Return the cross-correlation, (N, C, H, W) with (O, C/groups, kh, kw) to (N, O, Ho, Wo)."""
     x, y = channels_last(x), None
+    height, width = (
+        conv_size(x.shape[1 + a], weight.shape[2 + a], stride[a], padding[a], dilation[a])
+        for a in (0, 1)
+    )
     if winograd_fits(x, weight.shape, stride, dilation, groups):
         y = winograd.conv2d(x, weight, bias, padding)
     elif bias is None and (tent := tent_for(x, weight, stride, dilation, groups)) is not None:
-        height = conv_size(x.shape[1], len(tent), stride[0], padding[0])
-        width = conv_size(x.shape[2], len(tent), stride[1], padding[1])
         y = separable.downsample(x, tent, stride, padding, (height, width))
+    elif few_pixels_fit(len(x) * height * width, weight.shape, groups):
+        y = few_pixels.conv2d(x, weight, bias, (height, width), stride, padding, dilation)
     if y is None:
         y = im2col.conv2d(x, weight, bias, stride, padding, dilation, groups)
     return y.transpose(0, 3, 1, 2)  # (N, Ho, Wo, O) -> (N, O, Ho, Wo)
@@ -49,6 +108,8 @@ def conv2d_weight(
     whole = all(g.shape[1 + a] == x.shape[1 + a] + 2 * padding[a] - 2 for a in (0, 1))
     if whole and winograd_fits(x, shape, stride, dilation, groups):
         w = winograd.conv2d_weight(x, g, padding)
+    elif few_pixels_fit(g.shape[0] * g.shape[1] * g.shape[2], shape, groups):
+        w = few_pixels.conv2d_weight(x, g, kernel, stride, padding, dilation)
     if w is None:
         w = im2col.conv2d_weight(x, g, kernel, stride, padding, dilation, groups)
     return w
@@ -67,13 +128,18 @@ def conv_transpose2d(
 
     At stride 1 it is a convolution with the kernel turned by half a turn, so it is computed as one.
     """
-    kernel, size = weight.shape[2:], x.shape[2:]
+    x = channels_last(x)
+    if few_pixels_fit(x.shape[0] * x.shape[1] * x.shape[2], weight.shape, groups):
+        y = few_pixels.conv_transpose2d(x, weight, stride, padding, output_size, dilation)
+        return y.transpose(0, 3, 1, 2)  # (N, Ho, Wo, O) -> (N, O, Ho, Wo)
+    kernel, size = weight.shape[2:], x.shape[1:3]
     reach = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
     exact = all(output_size[a] == size[a] + reach[a] - padding[a] for a in (0, 1))
     if stride == (1, 1) and min(reach) >= 0 and exact:
         weight = im2col.turned(weight, groups)
-        return conv2d(x, weight, None, stride, (reach[0], reach[1]), dilation, groups)
-    x, y = channels_last(x), None
+        image = x.transpose(0, 3, 1, 2)  # (N, H, W, I) -> (N, I, H, W)
+        return conv2d(image, weight, None, stride, (reach[0], reach[1]), dilation, groups)
+    y = None
     if (tent := tent_for(x, weight, stride, dilation, groups)) is not None:
         y = separable.upsample(x, tent, stride, padding, output_size)
     if y is None:
@@ -86,14 +152,19 @@ def winograd_fits(
 ) -> bool:
     """Tell whether x (N, H, W, C) and a weight of this shape are convolved by Winograd's way."""
     O, C, *kernel = weight
-    plain = kernel == [3, 3] and stride == dilation == (1, 1) and groups == 1
+    plain = kernel == [3, 3] and stride == dilation == (1, 1) and groups == 1 and fast()
     pixels = x.shape[0] * x.shape[1] * x.shape[2]
     return plain and is_numpy(x) and x.dtype == np.float32 and pixels >= 2 * min(C, O)
 
 
+def few_pixels_fit(pixels: int, weight: tuple[int, ...], groups: int) -> bool:
+    """Tell whether the weight is better used where it lies than rearranged for im2col."""
+    return few_pixels.fits(pixels, weight, groups) and fast()
+
+
 def tent_for(x: Array, weight: Array, stride: Pair, dilation: Pair, groups: int) -> Array | None:
     """Return the tent of a bilinear weight, if this is an upsampling layer or its transpose."""
-    enlarging = min(stride) > 1 and dilation == (1, 1) and groups == 1
+    enlarging = min(stride) > 1 and dilation == (1, 1) and groups == 1 and fast()
     fits = enlarging and is_numpy(x) and x.dtype == np.float32
     return separable.tent_of(weight) if fits else None
 
