@@ -360,8 +360,8 @@ def recipes(
 ) -> dict[str, Recipe]:
     """Return a recipe for each stage: the base recipe with the stage's rate and number of steps.
 
-    >>> {name: recipe.lr for name, recipe in recipes(["fcn32s", "fcn8s"]).items()}
-    {'fcn32s': 0.03, 'fcn8s': 0.015}
+    >>> {name: round(recipe.lr, 4) for name, recipe in recipes(["fcn32s", "fcn8s"]).items()}
+    {'fcn32s': 0.03, 'fcn8s': 0.021}
     """
     each = list(steps or [base.steps])
     each = each * len(names) if len(each) == 1 else each
