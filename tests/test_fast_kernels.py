@@ -210,11 +210,11 @@ def test_few_pixels_with_a_large_weight(kernel, stride, padding, dilation):
 
 
 def test_few_pixels_are_fewer_than_a_large_weight_has_rows_and_not_none():
-    assert few_pixels.fits(511, (512, 512, 2, 2), 1)
-    assert not few_pixels.fits(512, (512, 512, 2, 2), 1)
-    assert not few_pixels.fits(511, (512, 512, 2, 1), 1)
-    assert not few_pixels.fits(511, (512, 512, 2, 2), 2)
-    assert not few_pixels.fits(0, (512, 512, 2, 2), 1)
+    assert conv.few_pixels_fit(511, (512, 512, 2, 2), 1)
+    assert not conv.few_pixels_fit(512, (512, 512, 2, 2), 1)
+    assert not conv.few_pixels_fit(511, (512, 512, 2, 1), 1)
+    assert not conv.few_pixels_fit(511, (512, 512, 2, 2), 2)
+    assert not conv.few_pixels_fit(0, (512, 512, 2, 2), 1)
 
 
 def test_a_layer_with_few_pixels_and_a_large_weight():

@@ -36,7 +36,8 @@ def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
 def _sum_rows(rows: Array) -> Array:
     """Add up the rows of a matrix: the bias gradient of a convolution, in channels-last memory.
 
-    As a product with a row of ones it takes a tenth of the time of ``rows.sum(0)``.
+    As a product with a row of ones it takes a tenth of the time of ``rows.sum(0)``. It goes through
+    the pool only because BLAS has one thread there: this is too little work for its own threads.
     """
     xp = xp_of(rows)
     total = xp.empty(rows.shape[1], rows.dtype)

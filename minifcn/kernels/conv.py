@@ -14,6 +14,7 @@ environment variable MINIFCN_CONVOLUTION, sends everything through im2col instea
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from ..backend import Array, Error, is_numpy
 from ..shapes import Pair, conv_size
 from . import few_pixels, im2col, separable, winograd
 
+LARGE = 1 << 20  # numbers in a weight: smaller ones are rearranged in no time
 ALGORITHMS = ("auto", "im2col")  # by the table above, or always im2col
 
 
@@ -158,8 +160,9 @@ def winograd_fits(
 
 
 def few_pixels_fit(pixels: int, weight: tuple[int, ...], groups: int) -> bool:
-    """Tell whether the weight is better used where it lies than rearranged for im2col."""
-    return few_pixels.fits(pixels, weight, groups) and fast()
+    """Tell whether a large weight is better used where it lies than rearranged for im2col."""
+    few = groups == 1 and 0 < pixels < weight[0]
+    return few and math.prod(weight) >= LARGE and fast()
 
 
 def tent_for(x: Array, weight: Array, stride: Pair, dilation: Pair, groups: int) -> Array | None:

@@ -7,21 +7,15 @@ the patches, which are few, are brought into its order. Threads share the weight
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from ..backend import Array, xp_of
 from ..shapes import Pair
-from .im2col import Tile, patches
+from .im2col import patches
 from .threads import parallel_for
+from .tiles import Tile
 
-LARGE = 1 << 20  # numbers in a weight: smaller ones are rearranged in no time
 SHARES = 8  # of a weight; each thread takes the next
-
-
-def fits(pixels: int, weight: tuple[int, ...], groups: int) -> bool:
-    """Tell whether a weight is large, and the pixels are so few, that this way is the shorter."""
-    return groups == 1 and 0 < pixels < weight[0] and math.prod(weight) >= LARGE
 
 
 def conv2d(

@@ -13,39 +13,22 @@ used for one matrix product, and thrown away. The backward pass makes its tiles 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ..backend import Array, xp_of
 from ..shapes import Pair, conv_size
 from .threads import parallel_for, workspace
+from .tiles import Tile, cut
 
 TILE_FLOATS = 1 << 19  # 2 MB of float32: a tile of patches and its product stay in the cache
 TILE_PIXELS = (256, 2048)  # fewer read the weights too often; more do not make it any faster
 WEIGHT_SHARES = 4  # a fixed number: the sum's order does not depend on the number of threads
 
 
-class Tile(NamedTuple):
-    """Some images, and some rows of their output."""
-
-    images: slice
-    rows: slice
-
-
 def tiles(n: int, height: int, width: int, patch: int) -> list[Tile]:
     """Cut the output into tiles: a band of rows of one image, or several small images at once."""
     least, most = TILE_PIXELS
     pixels = max(least, min(most, TILE_FLOATS // patch))
-    per_tile = min(height, max(1, pixels // width))
-    if n == 1:
-        per_tile = min(per_tile, -(-height // 2))  # two tiles at the least, for two threads
-    if per_tile < height:
-        bands = -(-height // per_tile)
-        per_tile = -(-height // bands)  # bands of nearly equal height
-        rows = [slice(r, min(r + per_tile, height)) for r in range(0, height, per_tile)]
-        return [Tile(slice(i, i + 1), band) for i in range(n) for band in rows]
-    together = max(1, pixels // (height * width))
-    together = min(together, max(1, -(-n // 2)))
-    return [Tile(slice(i, min(i + together, n)), slice(0, height)) for i in range(0, n, together)]
+    return cut(n, height, pixels // width)
 
 
 def patches(

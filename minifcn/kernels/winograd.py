@@ -26,12 +26,12 @@ Arrays are float32 and channels-last; the error is about 1e-6 of the largest out
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from ..shapes import Pair
 from .threads import parallel_for, workspace
+from .tiles import Tile, cut
 
 B = np.array(
     [
@@ -63,13 +63,6 @@ BLOCK_PIXELS = 1024  # of a row of V: fewer, and Python's own time counts; more,
 SHARES = 4  # partial sums of the weight gradient: fixed, so that threads do not change the result
 
 
-class Block(NamedTuple):
-    """Some images, and some bands of their output: all bands, if there are several images."""
-
-    images: slice
-    bands: slice
-
-
 class Plan:
     """How the output (N, height, width) is cut into bands of four rows, and bands into blocks."""
 
@@ -80,19 +73,9 @@ class Plan:
         self.bands = -(-self.height // 4)
         self.pitch = -(-(self.width + 2) // 3) * 3  # pixels from one row of V to the next
 
-    def blocks(self) -> list[Block]:
-        """Return the blocks, two at the least if possible, for two threads."""
-        per_block = max(1, BLOCK_PIXELS // self.pitch)  # bands
-        if self.N == 1 or per_block < self.bands:
-            count = max(-(-self.bands // per_block), 2 if self.N == 1 else 1)
-            size = -(-self.bands // count)  # bands are dealt out evenly
-            cuts = [slice(i, min(i + size, self.bands)) for i in range(0, self.bands, size)]
-            return [Block(slice(n, n + 1), cut) for n in range(self.N) for cut in cuts]
-        together = min(per_block // self.bands, -(-self.N // 2))
-        every = slice(0, self.bands)
-        return [
-            Block(slice(n, min(n + together, self.N)), every) for n in range(0, self.N, together)
-        ]
+    def blocks(self) -> list[Tile]:
+        """Return the blocks: tiles whose rows are bands."""
+        return cut(self.N, self.bands, BLOCK_PIXELS // self.pitch)
 
 
 def conv2d(
@@ -177,13 +160,13 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
     return np.matmul(G.T, total).reshape(3, 3, C, O).transpose(3, 2, 0, 1)
 
 
-def transformed(x: np.ndarray, plan: Plan, block: Block) -> np.ndarray:
+def transformed(x: np.ndarray, plan: Plan, block: Tile) -> np.ndarray:
     """Return V = B · (six rows of x) for each band of a block: (6, images, bands, pitch*C).
 
     Bands inside the image are one product. At the top and the bottom, where some of the six rows
     lie outside and count as zero, B loses the columns that belong to them.
     """
-    row, first, last = plan.W * plan.C, block.bands.start, block.bands.stop
+    row, first, last = plan.W * plan.C, block.rows.start, block.rows.stop
     count = block.images.stop - block.images.start
     V = workspace("V", (6, count, last - first, plan.pitch * plan.C), x)
     inside = slice(plan.left * plan.C, plan.left * plan.C + row)
@@ -208,15 +191,15 @@ def transformed(x: np.ndarray, plan: Plan, block: Block) -> np.ndarray:
     return V
 
 
-def row_bands(y: np.ndarray, plan: Plan, block: Block) -> Iterator[tuple[np.ndarray, slice]]:
+def row_bands(y: np.ndarray, plan: Plan, block: Tile) -> Iterator[tuple[np.ndarray, slice]]:
     """Yield views of y, (images, bands, 4, width*O), for the bands of a block, and which they are.
 
     If the last band has fewer than four rows, it comes on its own.
     """
     row = plan.width * y.shape[3]
     count = block.images.stop - block.images.start
-    first, full = block.bands.start, min(block.bands.stop, plan.height // 4)
-    for start, stop, rows in ((first, full, 4), (full, block.bands.stop, plan.height % 4)):
+    first, full = block.rows.start, min(block.rows.stop, plan.height // 4)
+    for start, stop, rows in ((first, full, 4), (full, block.rows.stop, plan.height % 4)):
         if start < stop:
             offset = (block.images.start * plan.height + 4 * start) * row
             steps = (4 * plan.height * row, 16 * row, 4 * row, 4)

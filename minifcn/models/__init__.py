@@ -42,7 +42,7 @@ def _fcn(stride: int, num_classes: int, backbone: str, rng: Any, options: dict[s
     # All options, not only those given: a file must not change its meaning with a default.
     config = {"model": f"fcn{stride}s", "num_classes": num_classes, "backbone": backbone}
     config |= _defaults(BACKBONES[backbone]) | _defaults(FCN) | options
-    ours = {name: options.pop(name) for name in ("at_once", "learn_upsampling") if name in options}
+    ours = {name: options.pop(name) for name in _defaults(FCN) if name in options}
     net = FCN(BACKBONES[backbone](rng=rng, **options), num_classes, stride, **ours)
     net.config = config
     return net
