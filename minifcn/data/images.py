@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from minifcn.data.dataset import DataError
+from minifcn.files import replacing
 
 # What Pillow raises for files that are damaged in one way or another.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
@@ -131,14 +130,10 @@ def save_image(path: str | Path, picture: Image.Image) -> None:
 
 def replace_file(path: str | Path, content: bytes) -> None:
     """Write a file under a temporary name in the same folder, then rename it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
-        with contextlib.suppress(OSError):  # the folder may be missing, or no folder at all
-            temporary.unlink()
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

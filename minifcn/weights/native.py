@@ -9,7 +9,6 @@ so this must not be left to memory. Reading such a file runs no code from it, un
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from .. import models
 from .._version import __version__
 from ..backend import Error, to_device, to_numpy
 from ..data import Preprocessing
+from ..files import replacing
 from ..models import FCN
 from .header import DTYPES, FORMAT, VERSION, Header, WeightsError, opened, title
 
@@ -224,14 +224,11 @@ def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str])
         raise WeightsError(f"{path}: cannot be written: {path.parent} {found}")
     if path.is_dir():
         raise WeightsError(f"{path}: cannot be written: it is a folder; add a file name")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(tensors, temporary, metadata)
-        temporary.chmod(mode)  # safetensors may make files that only their owner can read
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(tensors, temporary, metadata)
+            temporary.chmod(mode)  # safetensors may make files that only their owner can read
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
