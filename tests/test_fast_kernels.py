@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from minifcn import nn
 from minifcn.kernels import conv, few_pixels, im2col, pooling, separable, winograd
 from minifcn.nn.init import bilinear_kernel
 
@@ -233,3 +234,12 @@ def test_a_layer_with_few_pixels_and_a_large_weight():
         direct = list(three())
     for chosen, other in zip(three(), direct, strict=True):
         np.testing.assert_allclose(chosen, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+def test_a_layers_weight_lies_as_patches_meet_it(kernel):
+    weight = nn.Conv2d(5, 4, kernel, rng=np.random.default_rng(0)).weight.data
+    matrix = im2col.as_matrix(weight)
+    assert np.shares_memory(matrix, weight)
+    row = weight[2].transpose(1, 2, 0).reshape(-1)  # (I, kh, kw) -> (kh*kw*I,)
+    assert np.array_equal(matrix[:, 2], row)

@@ -1,8 +1,9 @@
 """Convolution of few pixels with a large weight: fc6 and fc7 of VGG16 and AlexNet.
 
-fc6 of VGG16 holds 411 MB. To bring it into the order that im2col.py wants takes several times as
-long as to multiply with it. So the weight is used where it lies, as the matrix (O, C*kh*kw), and
-the patches, which are few, are brought into its order. Threads share the weight's rows.
+fc6 of VGG16 holds 411 MB, and its output has perhaps 100 pixels: reading the weight is most of the
+work. im2col.py gives each thread some pixels, and each of them would read all of it. Here threads
+share the weight, and all work on all pixels. For a weight in the memory order of `nn.Conv2d`,
+(kh, kw, C, O), nothing is rearranged.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 from ..backend import Array, xp_of
 from ..shapes import Pair
-from .im2col import patches
+from .im2col import as_matrix, patches
 from .threads import parallel_for
 from .tiles import Tile
 
@@ -30,10 +31,9 @@ def conv2d(
     """Return the cross-correlation, x (N, H, W, C) with weight (O, C, kh, kw) to (N, *size, O)."""
     xp = xp_of(x)
     O, _, kh, kw = weight.shape
-    rows = in_weight_order(x, (kh, kw), size, stride, padding, dilation)
-    matrix = weight.reshape(O, -1)  # (O, C, kh, kw) -> (O, C*kh*kw)
+    rows, matrix = all_patches(x, (kh, kw), size, stride, padding, dilation), as_matrix(weight)
     y = xp.empty((len(rows), O), x.dtype)
-    by_shares(O, lambda part: xp.matmul(rows, matrix[part].T, out=y[:, part]), x)
+    by_shares(O, lambda part: xp.matmul(rows, matrix[:, part], out=y[:, part]), x)
     if bias is not None:
         y += bias
     return y.reshape(len(x), *size, O)  # (N*Ho*Wo, O) -> (N, Ho, Wo, O)
@@ -45,11 +45,11 @@ def conv2d_weight(
     """Return the gradient in the weight, (O, C, kh, kw), from x (N, H, W, C), g (N, Ho, Wo, O)."""
     xp = xp_of(x)
     O, size = g.shape[3], (g.shape[1], g.shape[2])
-    rows = in_weight_order(x, kernel, size, stride, padding, dilation)
-    across = g.reshape(-1, O).T  # (N, Ho, Wo, O) -> (N*Ho*Wo, O) -> (O, N*Ho*Wo)
-    w = xp.empty((O, rows.shape[1]), x.dtype)
-    by_shares(O, lambda part: xp.matmul(across[part], rows, out=w[part]), x)
-    return w.reshape(O, -1, *kernel)  # (O, C*kh*kw) -> (O, C, kh, kw)
+    across = all_patches(x, kernel, size, stride, padding, dilation).T
+    pixels = g.reshape(-1, O)  # (N, Ho, Wo, O) -> (N*Ho*Wo, O)
+    w = xp.empty((len(across), O), x.dtype)
+    by_shares(len(w), lambda part: xp.matmul(across[part], pixels, out=w[part]), x)
+    return w.reshape(*kernel, -1, O).transpose(3, 2, 0, 1)  # (kh*kw*C, O) -> (O, C, kh, kw)
 
 
 def conv_transpose2d(
@@ -63,12 +63,10 @@ def conv_transpose2d(
     N, H, W, I = x.shape
     _, O, kh, kw = weight.shape
     (sh, sw), (ph, pw), (dh, dw) = stride, padding, dilation
-    pixels, matrix = x.reshape(-1, I), weight.reshape(I, -1)
-    copies = xp.empty((len(pixels), matrix.shape[1]), x.dtype)
-    by_shares(
-        matrix.shape[1], lambda part: xp.matmul(pixels, matrix[:, part], out=copies[:, part]), x
-    )
-    copies = copies.reshape(N, H, W, O, kh, kw)
+    pixels, matrix = x.reshape(-1, I), as_matrix(weight)  # (N*H*W, I), (kh*kw*O, I)
+    copies = xp.empty((len(pixels), len(matrix)), x.dtype)
+    by_shares(len(matrix), lambda part: xp.matmul(pixels, matrix[part].T, out=copies[:, part]), x)
+    copies = copies.reshape(N, H, W, kh, kw, O)
     height = max(sh * (H - 1) + dh * (kh - 1) + 1, ph + output_size[0])
     width = max(sw * (W - 1) + dw * (kw - 1) + 1, pw + output_size[1])
     y = xp.zeros((N, height, width, O), x.dtype)
@@ -76,19 +74,16 @@ def conv_transpose2d(
         for b in range(kw):
             top, left = dh * a, dw * b
             rows = slice(top, top + sh * (H - 1) + 1, sh)
-            y[:, rows, left : left + sw * (W - 1) + 1 : sw] += copies[..., a, b]
+            y[:, rows, left : left + sw * (W - 1) + 1 : sw] += copies[:, :, :, a, b]
     return y[:, ph : ph + output_size[0], pw : pw + output_size[1]]
 
 
-def in_weight_order(
+def all_patches(
     x: Array, kernel: Pair, size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Array:
-    """Return all patches of x as rows of (C, kh, kw), which is the order of a weight's rows."""
+    """Return the whole im2col matrix of x (N, H, W, C), one row per output pixel."""
     tile = Tile(slice(0, len(x)), slice(0, size[0]))
-    rows = patches(x, tile, kernel, size[1], stride, padding, dilation)
-    apart = rows.reshape(len(rows), kernel[0] * kernel[1], x.shape[3])
-    # (P, kh*kw, C) -> (P, C, kh*kw) -> (P, C*kh*kw)
-    return apart.transpose(0, 2, 1).reshape(len(rows), -1)
+    return patches(x, tile, kernel, size[1], stride, padding, dilation)
 
 
 def by_shares(count: int, compute: Callable[[slice], None], data: Array) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from ..backend import Array, xp_of
 from ..shapes import Pair, conv_size
+from . import gemm
 from .threads import parallel_for, workspace
 from .tiles import Tile, cut
 
@@ -77,6 +78,15 @@ def _copy_with_border(band: Array, x: Array, top: int, left: int) -> None:
     band[:, r0:r1, c0:c1] = x[:, top + r0 : top + r1, left + c0 : left + c1]
 
 
+def as_matrix(weight: Array) -> Array:
+    """Return a weight (O, I, kh, kw) as (kh*kw*I, O), in the order of a patch.
+
+    The weights of `nn.Conv2d` lie in memory like this: then it is a view.
+    """
+    taps = weight.transpose(2, 3, 1, 0)  # (O, I, kh, kw) -> (kh, kw, I, O)
+    return xp_of(weight).ascontiguousarray(taps).reshape(-1, len(weight))
+
+
 def group_slices(channels: int, groups: int) -> Iterator[slice]:
     """Yield the channels of each group."""
     size = channels // groups
@@ -97,8 +107,7 @@ def conv2d(
     O, I, kh, kw = weight.shape
     height = conv_size(x.shape[1], kh, stride[0], padding[0], dilation[0])
     width = conv_size(x.shape[2], kw, stride[1], padding[1], dilation[1])
-    # (O, I, kh, kw) -> (kh, kw, I, O) -> (kh*kw*I, O)
-    matrix = xp.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(kh * kw * I, O)
+    matrix = gemm.right(as_matrix(weight))
     y = xp.empty((len(x), height, width, O), x.dtype)
     plan = tiles(len(x), height, width, kh * kw * I)
 
@@ -109,10 +118,7 @@ def conv2d(
             group_slices(I * groups, groups), group_slices(O, groups), strict=True
         ):
             columns = patches(x[..., ins], tile, (kh, kw), width, stride, padding, dilation)
-            if groups == 1:
-                xp.matmul(columns, matrix, out=out)
-            else:
-                out[:, outs] = columns @ matrix[:, outs]
+            gemm.matmul(columns, matrix[:, outs], out=out[:, outs])
         if bias is not None:
             out += bias
 

@@ -56,7 +56,8 @@ def _pool() -> ThreadPoolExecutor:
 
 
 @functools.cache
-def _blas() -> Any:
+def blas() -> Any:
+    """Return what sets the number of threads of BLAS."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
@@ -80,7 +81,7 @@ def _one_blas_thread() -> Iterator[None]:
     with _lock:
         _blas_users += 1
         if _blas_users == 1:
-            _blas_limit = _blas().limit(limits=1, user_api="blas")
+            _blas_limit = blas().limit(limits=1, user_api="blas")
     try:
         yield
     finally:
@@ -136,5 +137,13 @@ def workspace(name: str, shape: tuple[int, ...], like: Array) -> Array:
         return xp_of(like).empty(shape, dtype)
     buffer = _here.workspaces.get((name, dtype))
     if buffer is None or buffer.size < size:
-        buffer = _here.workspaces[name, dtype] = np.empty(size, dtype)
+        buffer = _here.workspaces[name, dtype] = aligned((size,), dtype)
     return buffer[:size].reshape(shape)
+
+
+def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    """Return an array, of any content, that begins at a multiple of 64 bytes."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    buffer = np.empty(size + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + size].view(dtype).reshape(shape)

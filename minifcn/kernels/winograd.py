@@ -16,9 +16,13 @@ halves, and B and A cost little beside it.
 (6, 6) @ (6, W·C). Nothing is gathered. The horizontal taps need no im2col either: with the
 transformed row V of shape (W, C) in memory, three neighbouring pixels are 3·C numbers side by side.
 Read as rows of 3·C, V is the patch matrix of every third output; started one pixel later, of the
-next third; and so on. Three matrix products, the *phases*, cover all outputs. V's rows have a pitch
+next third; and so on. These three products, the *phases*, cover all outputs. V's rows have a pitch
 that is a multiple of three pixels, so that this goes on from row to row; what comes out at the
 pitch's spare pixels is never read.
+
+**Infinity and NaN.** 0 · infinity is NaN, so a pixel that is not finite spoils all that B and A
+make of its column, outputs that do not see it too. One channel in one row of four shows it; then
+another algorithm must tell which outputs it belongs to.
 
 Arrays are float32 and channels-last; the error is about 1e-6 of the largest output.
 """
@@ -30,7 +34,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..shapes import Pair
-from .threads import parallel_for, workspace
+from . import gemm
+from .threads import aligned, parallel_for, workspace
 from .tiles import Tile, cut
 
 B = np.array(
@@ -59,23 +64,45 @@ A = np.array(
     [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
     np.float32,
 )
-BLOCK_PIXELS = 1024  # of a row of V: fewer, and Python's own time counts; more, and the cache
+BLOCK_FLOATS = 1 << 19  # of V and M together: 2 MB, which a core's own cache holds
+LEAST_PIXELS = 512  # of a block: with fewer, reading U takes longer than multiplying with it
 SHARES = 4  # partial sums of the weight gradient: fixed, so that threads do not change the result
+WEIGHT_FLOATS = 1 << 18  # of a weight that one thread transforms at a time
 
 
 class Plan:
     """How the output (N, height, width) is cut into bands of four rows, and bands into blocks."""
 
     def __init__(self, x: np.ndarray, padding: Pair) -> None:
+        self.like = x
         self.N, self.H, self.W, self.C = x.shape
         self.top, self.left = padding
         self.height, self.width = self.H + 2 * self.top - 2, self.W + 2 * self.left - 2
         self.bands = -(-self.height // 4)
         self.pitch = -(-(self.width + 2) // 3) * 3  # pixels from one row of V to the next
 
-    def blocks(self) -> list[Tile]:
-        """Return the blocks: tiles whose rows are bands."""
-        return cut(self.N, self.bands, BLOCK_PIXELS // self.pitch)
+    def blocks(self, pixels: int) -> list[Tile]:
+        """Return tiles of about so many pixels, whose rows are bands."""
+        return cut(self.N, self.bands, pixels // self.pitch)
+
+    def planes(self, name: str, count: int, channels: int, block: Tile) -> np.ndarray:
+        """Return this thread's room for ``count`` rows of V or M: (count, (pixels + 3)·channels).
+
+        The second and the third phase run on beyond the last pixel: hence three pixels more.
+        """
+        return workspace(name, (count, (self.pixels(block) + 3) * channels), self.like)
+
+    def pixels(self, block: Tile) -> int:
+        """Return how many pixels a row of V has for all bands of a block."""
+        images, bands = block
+        return (images.stop - images.start) * (bands.stop - bands.start) * self.pitch
+
+    def by_band(self, planes: np.ndarray, channels: int, block: Tile) -> np.ndarray:
+        """Return planes without the three pixels more: (count, images, bands, pitch·channels)."""
+        images, bands = block
+        row = self.pitch * channels
+        used = planes[:, : self.pixels(block) * channels]
+        return used.reshape(len(planes), images.stop - images.start, bands.stop - bands.start, row)
 
 
 def conv2d(
@@ -83,42 +110,58 @@ def conv2d(
 ) -> np.ndarray | None:
     """Return the 3x3 convolution of x (N, H, W, C) with weight (O, C, 3, 3), at stride 1.
 
-    None if a number in it is not finite: B mixes rows, so that an infinity would spread to outputs
-    that do not see it. Another algorithm must then tell which outputs it belongs to.
+    None if a number in x or in the weight is not finite.
     """
     x = np.ascontiguousarray(x)
     O, C = weight.shape[:2]
-    plan = Plan(x, padding)
-    with np.errstate(all="ignore"):
-        # (O, C, 3, 3) -> (3, 3, C, O) -> (3, 3*C*O); times G -> (6, 3*C*O) -> (6, 3*C, O)
-        U = np.matmul(G, weight.transpose(2, 3, 1, 0).reshape(3, -1)).reshape(6, 3 * C, O)
+    plan, U = Plan(x, padding), transformed_weight(weight)
     # The bias is a seventh product, the same everywhere, that A takes once into each output.
     A7 = A if bias is None else np.concatenate([A, np.ones((4, 1), np.float32)], axis=1)
+    seventh = None if bias is None else np.tile(bias, plan.pitch)
     y = np.empty((plan.N, plan.height, plan.width, O), np.float32)
-    blocks = plan.blocks()
+    blocks = plan.blocks(max(LEAST_PIXELS, BLOCK_FLOATS // (6 * C + 7 * O)))
     finite = np.ones(len(blocks), bool)
 
     def compute(i: int) -> None:
-        V = transformed(x, plan, blocks[i])  # (6, images, bands, pitch*C)
-        M = workspace("M", (len(A7.T), *V.shape[1:3], plan.pitch * O), x)
-        if bias is not None:
-            M[6] = np.tile(bias, plan.pitch)
-        thirds = V.shape[1] * V.shape[2] * plan.pitch // 3
-        for phase in range(3):
-            rows = thirds - (phase > 0)  # the last one would read beyond V
-            np.matmul(
-                strided(V, phase * C, (6, rows, 3 * C), (V.strides[0], 12 * C, 4)),
-                U,
-                out=strided(M, phase * O, (6, rows, O), (M.strides[0], 12 * O, 4)),
-            )
-        for rows, bands in row_bands(y, plan, blocks[i]):
+        block = blocks[i]
+        V = plan.planes("V", 6, C, block)
+        M = plan.planes("M", len(A7.T), O, block)
+        transform(x, plan, block, plan.by_band(V, C, block))
+        rows, (v, m) = plan.pixels(block) // 3, (V.strides[0], M.strides[0])
+        gemm.matmul(
+            strided(V, 0, (3, 6, rows, 3 * C), (4 * C, v, 12 * C, 4)),  # phase, product, pixel, ...
+            U,
+            out=strided(M, 0, (3, 6, rows, O), (4 * O, m, 12 * O, 4)),
+        )
+        M = plan.by_band(M, O, block)
+        if seventh is not None:
+            M[6] = seventh
+        for out, bands in row_bands(y, plan, block):
             # (7, images, bands, width*O) -> (images, bands, 7, width*O); A7 is (4, 7) or less
             products = M[:, :, bands, : plan.width * O].transpose(1, 2, 0, 3)
-            np.matmul(A7[: rows.shape[2]], products, out=rows)
-            finite[i] &= np.isfinite(rows.sum())  # read again while it is in the cache
+            np.matmul(A7[: out.shape[2]], products, out=out)
+            finite[i] &= np.isfinite(out[:, :, 0, ::O].sum())
 
     parallel_for(len(blocks), compute, x)
-    return y if finite.all() else None
+    return y if finite.all() and np.isfinite(U[1].sum()) else None
+
+
+def transformed_weight(weight: np.ndarray) -> np.ndarray:
+    """Return U = G · weight, (O, C, 3, 3) to (6, 3*C, O); threads share the channels C."""
+    O, C = weight.shape[:2]
+    U = aligned((6, 3, C, O))
+    each = max(1, WEIGHT_FLOATS // (9 * O))
+
+    def transform_some(i: int) -> None:
+        some = slice(i * each, min((i + 1) * each, C))
+        taps = workspace("taps", (3, 3, some.stop - some.start, O), U)
+        np.copyto(taps, weight[:, some].transpose(2, 3, 1, 0))  # (O, c, 3, 3) -> (3, 3, c, O)
+        for column in range(3):
+            out = U[:, column, some].reshape(6, -1)  # (6, c, O) -> (6, c*O)
+            np.matmul(G, taps[:, column].reshape(3, -1), out=out)
+
+    parallel_for(-(-C // each), transform_some, weight)
+    return U.reshape(6, 3 * C, O)
 
 
 def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | None:
@@ -130,65 +173,75 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
     x, g = np.ascontiguousarray(x), np.ascontiguousarray(g)
     C, O = x.shape[3], g.shape[3]
     plan = Plan(x, padding)
-    blocks = plan.blocks()
+    pixels = max(LEAST_PIXELS, BLOCK_FLOATS // (6 * C + 6 * O))
+    blocks = plan.blocks(gemm.depth(C, pixels, O))
     shares = max(1, min(SHARES, len(blocks)))
-    sums = np.zeros((shares, 6, 3, C, O), np.float32)
+    sums = np.empty((shares, 6, 3, C, O), np.float32)
 
     def add_up(share: int) -> None:
-        product = workspace("product", (6, 3, C, O), x)
-        for block in blocks[share::shares]:
-            V = transformed(x, plan, block)
-            E = workspace("E", (*V.shape[:3], plan.pitch * O), g)
-            E[..., plan.width * O :] = 0  # the spare pixels must add nothing
-            for rows, bands in row_bands(g, plan, block):
-                out = E[:, :, bands, : plan.width * O].transpose(1, 2, 0, 3)
-                np.matmul(A[: rows.shape[2]].T, rows, out=out)
-            pixels = V.shape[1] * V.shape[2] * plan.pitch - 2
-            np.matmul(
-                strided(V, 0, (6, 3, C, pixels), (V.strides[0], 4 * C, 4, 4 * C)),
-                strided(E, 0, (6, 1, pixels, O), (E.strides[0], 0, 4 * O, 4)),
-                out=product,
-            )
-            sums[share] += product
+        for number, block in enumerate(blocks[share::shares]):
+            V, E = plan.planes("V", 6, C, block), plan.planes("E", 6, O, block)
+            transform(x, plan, block, plan.by_band(V, C, block))
+            spread(g, plan, block, plan.by_band(E, O, block))
+            last = plan.pixels(block) - 2
+            a = strided(V, 0, (6, 3, C, last), (V.strides[0], 4 * C, 4, 4 * C))
+            b = strided(E, 0, (6, 1, last, O), (E.strides[0], 0, 4 * O, 4))
+            if number == 0:
+                np.matmul(a, b, out=sums[share])
+            else:
+                sums[share] += np.matmul(a, b, out=workspace("product", (6, 3, C, O), x))
 
     parallel_for(shares, add_up, x)
-    with np.errstate(all="ignore"):
-        total = sums.sum(axis=0).reshape(6, -1)
-    if not np.isfinite(total).all():
-        return None
-    # (3, 6) @ (6, 3*C*O) -> (3, 3, C, O) -> (O, C, 3, 3)
-    return np.matmul(G.T, total).reshape(3, 3, C, O).transpose(3, 2, 0, 1)
+    dw = np.empty((3, 3, C, O), np.float32)
+    each = max(1, WEIGHT_FLOATS // (9 * O))  # channels C that one thread finishes at a time
+    finite = np.ones(-(-C // each), bool)
+
+    def finish(i: int) -> None:
+        some = slice(i * each, min((i + 1) * each, C))
+        total = sums[:, :, :, some].sum(axis=0)  # (shares, 6, 3, c, O) -> (6, 3, c, O)
+        dw[:, :, some] = np.matmul(G.T, total.reshape(6, -1)).reshape(3, *total.shape[1:])
+        finite[i] = np.isfinite(dw[:, :, some]).all()
+
+    parallel_for(len(finite), finish, x)
+    return dw.transpose(3, 2, 0, 1) if finite.all() else None  # (3, 3, C, O) -> (O, C, 3, 3)
 
 
-def transformed(x: np.ndarray, plan: Plan, block: Tile) -> np.ndarray:
-    """Return V = B · (six rows of x) for each band of a block: (6, images, bands, pitch*C).
+def spread(g: np.ndarray, plan: Plan, block: Tile, E: np.ndarray) -> None:
+    """Write Aᵀ · (four rows of g), for each band of a block, to E (6, images, bands, pitch*O)."""
+    row = plan.width * g.shape[3]
+    E[..., row:] = 0  # the spare pixels must add nothing
+    for rows, bands in row_bands(g, plan, block):
+        np.matmul(A[: rows.shape[2]].T, rows, out=E[:, :, bands, :row].transpose(1, 2, 0, 3))
+
+
+def transform(x: np.ndarray, plan: Plan, block: Tile, V: np.ndarray) -> None:
+    """Write B · (six rows of x), for each band of a block, to V (6, images, bands, pitch*C).
 
     Bands inside the image are one product. At the top and the bottom, where some of the six rows
     lie outside and count as zero, B loses the columns that belong to them.
     """
     row, first, last = plan.W * plan.C, block.rows.start, block.rows.stop
-    count = block.images.stop - block.images.start
-    V = workspace("V", (6, count, last - first, plan.pitch * plan.C), x)
+    count = V.shape[1]
     inside = slice(plan.left * plan.C, plan.left * plan.C + row)
     V[..., : inside.start] = 0
     V[..., inside.stop :] = 0
-    whole = [b for b in range(first, last) if 0 <= 4 * b - plan.top <= plan.H - 6]
-    if whole:
-        start = (block.images.start * plan.H + 4 * whole[0] - plan.top) * row
+    low = max(first, -(-plan.top // 4))  # the first band whose six rows lie inside
+    high = max(low, min(last, (plan.H - 6 + plan.top) // 4 + 1))
+    if low < high:
+        start = (block.images.start * plan.H + 4 * low - plan.top) * row
         steps = (4 * plan.H * row, 16 * row, 4 * row, 4)
-        six = strided(x, start, (count, len(whole), 6, row), steps)
-        place = slice(whole[0] - first, whole[-1] + 1 - first)
+        six = strided(x, start, (count, high - low, 6, row), steps)
+        place = slice(low - first, high - first)
         np.matmul(B, six, out=V[:, :, place, inside].transpose(1, 2, 0, 3))
-    for band in sorted(set(range(first, last)) - set(whole)):
+    for band in (*range(first, min(low, last)), *range(high, last)):
         above = 4 * band - plan.top
-        low, high = max(0, above), min(plan.H, above + 6)
+        start, stop = max(0, above), min(plan.H, above + 6)
         out = V[:, :, band - first, inside].transpose(1, 0, 2)  # (images, 6, W*C)
-        if low >= high:
+        if start >= stop:
             out[...] = 0
             continue
-        rows = x[block.images, low:high].reshape(count, high - low, row)
-        np.matmul(B[:, low - above : high - above], rows, out=out)
-    return V
+        rows = x[block.images, start:stop].reshape(count, stop - start, row)
+        np.matmul(B[:, start - above : stop - above], rows, out=out)
 
 
 def row_bands(y: np.ndarray, plan: Plan, block: Tile) -> Iterator[tuple[np.ndarray, slice]]:

@@ -90,7 +90,9 @@ class _Convolution(Module):
         dtype: Any,
     ) -> tuple[Parameter, Parameter | None]:
         """Return a weight of He's normal numbers, and a bias of zeros if there is to be one."""
-        weight = Parameter(np.empty(shape, dtype))
+        # In memory (kh, kw, I, O), the order in which patches meet it: no kernel rearranges it.
+        O, I, kh, kw = shape
+        weight = Parameter(np.empty((kh, kw, I, O), dtype).transpose(3, 2, 0, 1))
         init.normal_(weight, math.sqrt(2 / fan_in), rng or np.random.default_rng())
         return weight, Parameter(np.zeros(self.out_channels, dtype)) if bias else None
 
