@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Integral
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from .backend import Error
 
@@ -44,7 +45,7 @@ def pair(value: int | tuple[int, int] | list[int], name: str, least: int) -> Pai
     (3, 3)
     """
     both = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    whole = all(isinstance(v, Integral) and not isinstance(v, bool) for v in both)
+    whole = all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in both)
     if len(both) != 2 or not whole or min(both) < least:
         raise ShapeError(f"{name}={value!r} must be one or two whole numbers of at least {least}")
     return int(both[0]), int(both[1])

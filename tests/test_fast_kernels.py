@@ -81,8 +81,10 @@ def test_what_is_not_finite_reaches_only_the_outputs_that_see_it(value):
 
 
 def test_the_choice_follows_type_kernel_and_stride():
-    x = np.zeros((1, 16, 16, 4), np.float32)
+    x = np.zeros((2, 16, 16, 4), np.float32)
     assert conv.winograd_fits(x, (8, 4, 3, 3), (1, 1), (1, 1), 1)
+    assert not conv.winograd_fits(x[:1], (8, 4, 3, 3), (1, 1), (1, 1), 1)  # too few pixels
+    assert not conv.winograd_fits(x, (600, 600, 3, 3), (1, 1), (1, 1), 1)  # for so large a weight
     assert not conv.winograd_fits(x.astype(np.float64), (8, 4, 3, 3), (1, 1), (1, 1), 1)
     assert not conv.winograd_fits(x, (8, 4, 5, 5), (1, 1), (1, 1), 1)
     assert not conv.winograd_fits(x, (8, 4, 3, 3), (2, 2), (1, 1), 1)
@@ -165,7 +167,7 @@ def test_upsampling_of_infinity_stays_within_its_kernel():
 
 
 def test_everything_can_be_sent_through_im2col():
-    x, w, b, _ = draw(np.random.default_rng(6), 1, 16, 16, 4, 4, (1, 1))
+    x, w, b, _ = draw(np.random.default_rng(6), 2, 16, 16, 4, 4, (1, 1))
     image = x.transpose(0, 3, 1, 2)
     with conv.use_algorithm("im2col"):
         assert not conv.winograd_fits(x, w.shape, (1, 1), (1, 1), 1)

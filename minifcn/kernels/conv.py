@@ -8,7 +8,7 @@
 | than the weight has rows | no groups                |         |                       |
 | all others               | any                      | any     | im2col.py             |
 
-Winograd's way needs enough pixels to be worth transforming the weights. `use_algorithm`, or the
+Winograd's way needs pixels enough to be worth transforming the weights. `use_algorithm`, or the
 environment variable MINIFCN_CONVOLUTION, sends everything through im2col instead, for comparison.
 """
 
@@ -26,6 +26,7 @@ from ..backend import Array, Error, is_numpy
 from ..shapes import Pair, conv_size
 from . import few_pixels, im2col, separable, winograd
 
+FEWEST = 512  # pixels of a batch, that Winograd's way needs to be worth its transforms
 LARGE = 1 << 20  # numbers in a weight: smaller ones are rearranged in no time
 ALGORITHMS = ("auto", "im2col")  # by the table above, or always im2col
 
@@ -156,7 +157,7 @@ def winograd_fits(
     O, C, *kernel = weight
     plain = kernel == [3, 3] and stride == dilation == (1, 1) and groups == 1 and fast()
     pixels = x.shape[0] * x.shape[1] * x.shape[2]
-    return plain and is_numpy(x) and x.dtype == np.float32 and pixels >= 2 * min(C, O)
+    return plain and is_numpy(x) and x.dtype == np.float32 and pixels >= max(FEWEST, min(C, O))
 
 
 def few_pixels_fit(pixels: int, weight: tuple[int, ...], groups: int) -> bool:

@@ -122,7 +122,7 @@ def conv2d(
         if bias is not None:
             out += bias
 
-    parallel_for(len(plan), compute, x)
+    parallel_for(len(plan), compute, x, 2.0 * y.size * kh * kw * I)
     return y
 
 
@@ -151,7 +151,7 @@ def conv2d_weight(
                 columns = patches(x[..., ins], tile, kernel, width, stride, padding, dilation)
                 sums[share][:, outs] += columns.T @ rows[:, outs]
 
-    parallel_for(shares, add_up, x)
+    parallel_for(shares, add_up, x, 2.0 * g.size * kh * kw * I)
     total = sums[0]
     for other in sums[1:]:
         total += other

@@ -21,6 +21,9 @@ import numpy as np
 from ..backend import Array, Error, is_numpy, xp_of
 
 
+ALONE = 2e7  # operations
+
+
 class ThreadCountError(Error, ValueError):
     """MINIFCN_NUM_THREADS holds something else than a positive whole number."""
 
@@ -91,8 +94,13 @@ def _one_blas_thread() -> Iterator[None]:
                 _blas_limit.restore_original_limits()
 
 
-def parallel_for(count: int, body: Callable[[int], None], data: Array) -> None:
+def parallel_for(
+    count: int, body: Callable[[int], None], data: Array, operations: float = math.inf
+) -> None:
     """Call ``body(i)`` for i = 0 ... count - 1, on several threads; return when all are done.
+
+    ``operations`` tells about how many additions and multiplications that is: to wake a thread for
+    less than ALONE takes longer than to work alone.
 
     Each i must write to memory of its own: then the result does not depend on the number of
     threads. BLAS uses one thread meanwhile, so cut the work into two shares at the least. A call
@@ -115,7 +123,8 @@ def parallel_for(count: int, body: Callable[[int], None], data: Array) -> None:
             _here.inside = False
 
     with _one_blas_thread():
-        helpers = [_pool().submit(work) for _ in range(min(num_threads(), count) - 1)]
+        threads = 1 if operations < ALONE else min(num_threads(), count)
+        helpers = [_pool().submit(work) for _ in range(threads - 1)]
         try:
             work()
         finally:

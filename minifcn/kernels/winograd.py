@@ -67,6 +67,7 @@ A = np.array(
 BLOCK_FLOATS = 1 << 19  # of V and M together: 2 MB, which a core's own cache holds
 LEAST_PIXELS = 512  # of a block: with fewer, reading U takes longer than multiplying with it
 SHARES = 4  # partial sums of the weight gradient: fixed, so that threads do not change the result
+MOVING = 100  # multiplications in the time that one number of a weight takes to be transformed
 WEIGHT_FLOATS = 1 << 18  # of a weight that one thread transforms at a time
 
 
@@ -96,6 +97,10 @@ class Plan:
         """Return how many pixels a row of V has for all bands of a block."""
         images, bands = block
         return (images.stop - images.start) * (bands.stop - bands.start) * self.pitch
+
+    def operations(self, O: int) -> float:
+        """Return about how many multiplications and additions there are."""
+        return 9.0 * self.N * self.height * self.width * self.C * O
 
     def by_band(self, planes: np.ndarray, channels: int, block: Tile) -> np.ndarray:
         """Return planes without the three pixels more: (count, images, bands, pitch·channels)."""
@@ -142,7 +147,7 @@ def conv2d(
             np.matmul(A7[: out.shape[2]], products, out=out)
             finite[i] &= np.isfinite(out[:, :, 0, ::O].sum())
 
-    parallel_for(len(blocks), compute, x)
+    parallel_for(len(blocks), compute, x, plan.operations(O))
     return y if finite.all() and np.isfinite(U[1].sum()) else None
 
 
@@ -160,7 +165,7 @@ def transformed_weight(weight: np.ndarray) -> np.ndarray:
             out = U[:, column, some].reshape(6, -1)  # (6, c, O) -> (6, c*O)
             np.matmul(G, taps[:, column].reshape(3, -1), out=out)
 
-    parallel_for(-(-C // each), transform_some, weight)
+    parallel_for(-(-C // each), transform_some, weight, MOVING * weight.size)
     return U.reshape(6, 3 * C, O)
 
 
@@ -191,7 +196,7 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
             else:
                 sums[share] += np.matmul(a, b, out=workspace("product", (6, 3, C, O), x))
 
-    parallel_for(shares, add_up, x)
+    parallel_for(shares, add_up, x, plan.operations(O))
     dw = np.empty((3, 3, C, O), np.float32)
     each = max(1, WEIGHT_FLOATS // (9 * O))  # channels C that one thread finishes at a time
     finite = np.ones(-(-C // each), bool)
@@ -202,7 +207,7 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
         dw[:, :, some] = np.matmul(G.T, total.reshape(6, -1)).reshape(3, *total.shape[1:])
         finite[i] = np.isfinite(dw[:, :, some]).all()
 
-    parallel_for(len(finite), finish, x)
+    parallel_for(len(finite), finish, x, MOVING * dw.size)
     return dw.transpose(3, 2, 0, 1) if finite.all() else None  # (3, 3, C, O) -> (O, C, 3, 3)
 
 
