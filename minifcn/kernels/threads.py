@@ -20,7 +20,6 @@ import numpy as np
 
 from ..backend import Array, Error, is_numpy, xp_of
 
-
 ALONE = 2e7  # operations
 
 
