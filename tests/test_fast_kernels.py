@@ -46,8 +46,15 @@ def test_winograd_matrices_give_four_outputs_of_six_inputs():
         np.testing.assert_allclose(A @ ((G @ w) * (B @ d)), direct, atol=1e-6)
 
 
+@pytest.fixture(params=["block by block", "stage by stage"])
+def schedule(request, monkeypatch):
+    deep = request.param == "stage by stage"
+    monkeypatch.setattr(winograd, "DEEP", 0 if deep else 1 << 60)
+    monkeypatch.setattr(winograd, "DEEP_PIXELS", 1 << 60)
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_winograd_is_the_direct_convolution(size):
+def test_winograd_is_the_direct_convolution(size, schedule):
     x, w, b, g = draw(np.random.default_rng(1), *size)
     padding = size[-1]
     truth = exact(x, w, b, padding)
@@ -59,13 +66,29 @@ def test_winograd_is_the_direct_convolution(size):
     assert abs(dw - truth).max() < 2e-5 * abs(truth).max()
 
 
-def test_layers_of_different_width_and_channels_in_turn_do_not_disturb_each_other():
+def test_layers_of_different_width_and_channels_in_turn_do_not_disturb_each_other(schedule):
     rng = np.random.default_rng(2)
     layers = [(*draw(rng, *size), size[-1]) for size in SIZES]
     first = [winograd.conv2d(x, w, b, p) for x, w, b, _, p in layers]
     for (x, w, b, _, p), y in reversed(list(zip(layers, first, strict=True))):
         np.testing.assert_array_equal(winograd.conv2d(x, w, b, p), y)
         assert abs(y - exact(x, w, b, p)).max() < 2e-5 * abs(y).max()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("size", [(1, 7, 5, 2, 3, (1, 1)), (2, 4, 3, 3, 2, (0, 0))], ids=str)
+def test_winograd_notices_every_number_that_is_not_finite(size, value, schedule):
+    x, w, b, g = draw(np.random.default_rng(4), *size)
+    for array in (x, w):
+        for place in np.ndindex(array.shape):
+            before, array[place] = array[place], value
+            assert winograd.conv2d(x, w, b, size[-1]) is None, place
+            array[place] = before
+    assert winograd.conv2d(x, w, b, size[-1]) is not None
+    for array in (x, g):
+        before, array[0, 0, 0, 0] = array[0, 0, 0, 0], value
+        assert winograd.conv2d_weight(x, g, size[-1]) is None
+        array[0, 0, 0, 0] = before
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])

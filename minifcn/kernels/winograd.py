@@ -66,6 +66,7 @@ A = np.array(
 )
 BLOCK_FLOATS = 1 << 19  # of V and M together: 2 MB, which a core's own cache holds
 LEAST_PIXELS = 512  # of a block: with fewer, reading U takes longer than multiplying with it
+DEEP, DEEP_PIXELS = 1 << 16, 1024  # C·O of a large weight, and pixels too few for two blocks
 SHARES = 4  # partial sums of the weight gradient: fixed, so that threads do not change the result
 MOVING = 100  # multiplications in the time that one number of a weight takes to be transformed
 WEIGHT_FLOATS = 1 << 18  # of a weight that one thread transforms at a time
@@ -81,10 +82,15 @@ class Plan:
         self.height, self.width = self.H + 2 * self.top - 2, self.W + 2 * self.left - 2
         self.bands = -(-self.height // 4)
         self.pitch = -(-(self.width + 2) // 3) * 3  # pixels from one row of V to the next
+        self.whole = Tile(slice(0, self.N), slice(0, self.bands))
 
     def blocks(self, pixels: int) -> list[Tile]:
         """Return tiles of about so many pixels, whose rows are bands."""
         return cut(self.N, self.bands, pixels // self.pitch)
+
+    def is_deep(self, O: int) -> bool:
+        """Tell whether there are few pixels for so large a weight: they make only one block."""
+        return self.C * O >= DEEP and self.pixels(self.whole) <= DEEP_PIXELS
 
     def planes(self, name: str, count: int, channels: int, block: Tile) -> np.ndarray:
         """Return this thread's room for ``count`` rows of V or M: (count, (pixels + 3)·channels).
@@ -124,31 +130,52 @@ def conv2d(
     A7 = A if bias is None else np.concatenate([A, np.ones((4, 1), np.float32)], axis=1)
     seventh = None if bias is None else np.tile(bias, plan.pitch)
     y = np.empty((plan.N, plan.height, plan.width, O), np.float32)
-    blocks = plan.blocks(max(LEAST_PIXELS, BLOCK_FLOATS // (6 * C + 7 * O)))
-    finite = np.ones(len(blocks), bool)
+    sums = []  # of some outputs: finite unless an input is not
 
-    def compute(i: int) -> None:
-        block = blocks[i]
-        V = plan.planes("V", 6, C, block)
-        M = plan.planes("M", len(A7.T), O, block)
-        transform(x, plan, block, plan.by_band(V, C, block))
-        rows, (v, m) = plan.pixels(block) // 3, (V.strides[0], M.strides[0])
-        gemm.matmul(
-            strided(V, 0, (3, 6, rows, 3 * C), (4 * C, v, 12 * C, 4)),  # phase, product, pixel, ...
-            U,
-            out=strided(M, 0, (3, 6, rows, O), (4 * O, m, 12 * O, 4)),
-        )
-        M = plan.by_band(M, O, block)
+    def store(block: Tile, m: np.ndarray) -> None:
         if seventh is not None:
-            M[6] = seventh
+            m[6] = seventh
         for out, bands in row_bands(y, plan, block):
             # (7, images, bands, width*O) -> (images, bands, 7, width*O); A7 is (4, 7) or less
-            products = M[:, :, bands, : plan.width * O].transpose(1, 2, 0, 3)
+            products = m[:, :, bands, : plan.width * O].transpose(1, 2, 0, 3)
             np.matmul(A7[: out.shape[2]], products, out=out)
-            finite[i] &= np.isfinite(out[:, :, 0, ::O].sum())
+            sums.append(out[:, :, 0, ::O].sum())
 
-    parallel_for(len(blocks), compute, x, plan.operations(O))
-    return y if finite.all() and np.isfinite(U[1].sum()) else None
+    def work_on(block: Tile) -> None:
+        V, M = plan.planes("V", 6, C, block), plan.planes("M", len(A7.T), O, block)
+        transform(x, plan, block, plan.by_band(V, C, block))
+        gemm.matmul(phases(V, C, 3 * C), U, out=phases(M, O, O))
+        store(block, plan.by_band(M, O, block))
+
+    if not plan.is_deep(O):  # each thread takes a block through all three stages
+        blocks = plan.blocks(max(LEAST_PIXELS, BLOCK_FLOATS // (6 * C + 7 * O)))
+        parallel_for(len(blocks), lambda i: work_on(blocks[i]), x, plan.operations(O))
+    else:  # all threads together take one block through each stage
+        V, M = plan.planes("V", 6, C, plan.whole), plan.planes("M", len(A7.T), O, plan.whole)
+        v, m = plan.by_band(V, C, plan.whole), plan.by_band(M, O, plan.whole)
+        parts = plan.blocks(plan.pixels(plan.whole) // 4)
+
+        def multiply(i: int) -> None:
+            # One product in place of three: the copy costs less than reading U[i] three times.
+            pixels = plan.pixels(plan.whole)
+            rows = workspace("rows", (pixels, 3 * C), x)
+            np.copyto(rows, strided(V[i], 0, rows.shape, (4 * C, 4)))
+            np.matmul(rows, U[i], out=M[i, : pixels * O].reshape(pixels, O))
+
+        parallel_for(len(parts), lambda i: transform(x, plan, parts[i], v[:, *parts[i]]), x)
+        parallel_for(6, multiply, x)
+        parallel_for(len(parts), lambda i: store(parts[i], m[:, *parts[i]]), x)
+    return y if np.isfinite(sums).all() and np.isfinite(U[1].sum()) else None
+
+
+def phases(planes: np.ndarray, channels: int, row: int) -> np.ndarray:
+    """Return every third pixel of V or M, from the first, second and third on.
+
+    As (3, 6, pixels/3, row): a row of 3·C numbers is a pixel and its two neighbours to the right.
+    """
+    plane, pixels = planes.strides[0], planes.shape[1] // channels - 3
+    shape, steps = (3, 6, pixels // 3, row), (4 * channels, plane, 12 * channels, 4)
+    return strided(planes, 0, shape, steps)
 
 
 def transformed_weight(weight: np.ndarray) -> np.ndarray:
@@ -180,23 +207,38 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
     plan = Plan(x, padding)
     pixels = max(LEAST_PIXELS, BLOCK_FLOATS // (6 * C + 6 * O))
     blocks = plan.blocks(gemm.depth(C, pixels, O))
-    shares = max(1, min(SHARES, len(blocks)))
+    shares = 1 if plan.is_deep(O) else max(1, min(SHARES, len(blocks)))
     sums = np.empty((shares, 6, 3, C, O), np.float32)
+
+    def load(block: Tile, v: np.ndarray, e: np.ndarray) -> None:
+        transform(x, plan, block, v)
+        spread(g, plan, block, e)
+
+    def factors(V: np.ndarray, E: np.ndarray, block: Tile) -> tuple[np.ndarray, np.ndarray]:
+        """Return views (6, 3, C, pixels), one for each tap of a row, and (6, 1, pixels, O)."""
+        pixels = plan.pixels(block) - 2
+        a = strided(V, 0, (6, 3, C, pixels), (V.strides[0], 4 * C, 4, 4 * C))
+        return a, strided(E, 0, (6, 1, pixels, O), (E.strides[0], 0, 4 * O, 4))
 
     def add_up(share: int) -> None:
         for number, block in enumerate(blocks[share::shares]):
             V, E = plan.planes("V", 6, C, block), plan.planes("E", 6, O, block)
-            transform(x, plan, block, plan.by_band(V, C, block))
-            spread(g, plan, block, plan.by_band(E, O, block))
-            last = plan.pixels(block) - 2
-            a = strided(V, 0, (6, 3, C, last), (V.strides[0], 4 * C, 4, 4 * C))
-            b = strided(E, 0, (6, 1, last, O), (E.strides[0], 0, 4 * O, 4))
+            load(block, plan.by_band(V, C, block), plan.by_band(E, O, block))
+            a, b = factors(V, E, block)
             if number == 0:
                 np.matmul(a, b, out=sums[share])
             else:
                 sums[share] += np.matmul(a, b, out=workspace("product", (6, 3, C, O), x))
 
-    parallel_for(shares, add_up, x, plan.operations(O))
+    if not plan.is_deep(O):
+        parallel_for(shares, add_up, x, plan.operations(O))
+    else:  # stage by stage, as in conv2d
+        V, E = plan.planes("V", 6, C, plan.whole), plan.planes("E", 6, O, plan.whole)
+        v, e = plan.by_band(V, C, plan.whole), plan.by_band(E, O, plan.whole)
+        parts = plan.blocks(plan.pixels(plan.whole) // 4)
+        a, b = factors(V, E, plan.whole)
+        parallel_for(len(parts), lambda i: load(parts[i], v[:, *parts[i]], e[:, *parts[i]]), x)
+        parallel_for(6, lambda i: np.matmul(a[i], b[i], out=sums[0, i]), x)
     dw = np.empty((3, 3, C, O), np.float32)
     each = max(1, WEIGHT_FLOATS // (9 * O))  # channels C that one thread finishes at a time
     finite = np.ones(-(-C // each), bool)
