@@ -15,10 +15,12 @@ import numpy as np
 
 from .autograd import Tensor
 from .backend import Array, Error, is_array, is_numpy, to_device, xp_of
-from .kernels.threads import parallel_for
+from .kernels.elementwise import flat, share_out
+from .kernels.threads import workspace
 from .nn import Module
 
 Group: TypeAlias = dict[str, Any]  # "params", and the settings that they share
+Piece: TypeAlias = tuple[Group, Array, Array, Array | None]  # its group, w, gradient, momentum
 Schedule: TypeAlias = Callable[[int], float]  # step number -> factor on the starting rate
 
 SETTINGS = ("lr", "momentum", "weight_decay")
@@ -122,16 +124,28 @@ class SGD:
         On the CPU this goes chunk by chunk, on all threads, so that no second copy of a large
         weight is ever made; on a GPU, array by array.
         """
-        jobs: list[tuple[Group, Array, Array, Array | None]] = []
+        tasks: list[list[Piece]] = []  # of about CHUNK numbers each
+        room = total = 0
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None or not parameter.requires_grad:
                     continue
-                w, g, h = parameter.data, parameter.grad.data, self._momentum(parameter, group)
-                for i in _blocks(w.shape) if is_numpy(w) else [(...,)]:
-                    jobs.append((group, w[i], g[i], None if h is None else h[i]))
-        if jobs:
-            parallel_for(len(jobs), lambda i: self._update(*jobs[i]), data=jobs[0][1])
+                h = self._momentum(parameter, group)
+                for arrays in _chunks(parameter.data, parameter.grad.data, h):
+                    size = arrays[0].size
+                    if not tasks or size > room:
+                        tasks.append([])
+                        room = CHUNK
+                    tasks[-1].append((group, *arrays))
+                    room -= size
+                    total += size
+
+        def work(i: int) -> None:
+            for piece in tasks[i]:
+                self._update(*piece)
+
+        if tasks:
+            share_out(len(tasks), work, tasks[0][0][1], 5 * total)
 
     def _momentum(self, parameter: Tensor, group: Group) -> Array | None:
         """Return the parameter's momentum, on its device and of its type; None without momentum."""
@@ -145,14 +159,21 @@ class SGD:
     def _update(self, group: Group, w: Array, grad: Array, h: Array | None) -> None:
         """Apply the class's formula to a block of weights, changing w and h."""
         lr, m, decay = (float(group[name]) for name in SETTINGS)
-        g = grad + decay * w if decay else grad
+        xp, room = xp_of(w), workspace("update", w.shape, w)
+        g = grad
+        if decay:
+            g = xp.multiply(w, decay, out=room)
+            g += grad
         if self.caffe:
-            g, lr = lr * g, 1.0
+            g = xp.multiply(g, lr, out=room)
         if h is not None:
             h *= m
             h += g
-            g = g + m * h if self.nesterov else h
-        w -= lr * g
+            if self.nesterov:
+                ahead = xp.multiply(h, m, out=workspace("ahead", w.shape, w))
+                ahead += g
+            g = ahead if self.nesterov else h
+        w -= g if self.caffe else xp.multiply(g, lr, out=room)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs: settings by group, and the momenta.
@@ -207,7 +228,8 @@ class SGD:
             if not is_array(h) or (h.shape, h.dtype) != (parameter.shape, parameter.dtype):
                 given = f"{h.shape} {h.dtype}" if is_array(h) else repr(h)
                 raise OptimError(f"{where} {parameter.dtype}: its momentum in the state is {given}")
-            momenta[parameter] = to_device(h, parameter.device).copy()
+            momenta[parameter] = xp_of(parameter.data).empty_like(parameter.data)
+            momenta[parameter][...] = to_device(h, parameter.device)
         self.param_groups, self.momenta = groups, momenta
 
 
@@ -242,6 +264,18 @@ def _check_number(name: str, value: Any, below: float = math.inf) -> None:
     if not number or not 0 <= value < below:
         limit = "finite" if below == math.inf else f"below {below}"
         raise OptimError(f"{name}={value!r} must be a number of at least 0, and {limit}")
+
+
+def _chunks(w: Array, g: Array, h: Array | None) -> Iterator[tuple[Array, Array, Array | None]]:
+    """Cut a weight, its gradient and its momentum into chunks of about CHUNK numbers."""
+    if not is_numpy(w):
+        yield w, g, h
+        return
+    arrays = [w, g] if h is None else [w, g, h]
+    # One long row each, however the axes lie in memory, as long as they lie in the same way.
+    arrays = flat(*arrays) or arrays
+    for i in _blocks(arrays[0].shape):
+        yield arrays[0][i], arrays[1][i], None if h is None else arrays[2][i]
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:

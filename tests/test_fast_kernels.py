@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minifcn import nn
-from minifcn.kernels import conv, few_pixels, im2col, pooling, separable, winograd
+from minifcn.kernels import conv, few_pixels, im2col, separable, winograd
 from minifcn.nn.init import bilinear_kernel
 
 PLAIN = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups
@@ -148,31 +148,6 @@ def test_only_equal_tents_on_the_diagonal_are_separable():
     assert separable.tent_of(np.zeros((3, 3, 4, 4), np.float32)) is None
     assert separable.tent_of(np.ones((3, 3, 4, 4), np.float32)) is None
     assert separable.tent_of(weight[:, :2]) is None
-
-
-def test_pooling_by_sign_bits_gives_what_comparing_gives():
-    rng = np.random.default_rng(5)
-    x = rng.integers(-2, 3, (3, 9, 8, 5)).astype(np.float32)  # full of ties
-    how = ((2, 2), (2, 2), (0, 0), (1, 1))
-    y = pooling.max_pool2d(x, *how, ceil=True)
-    g = rng.normal(size=y.shape).astype(np.float32)
-    by_sign = pooling.max_scatter(g, x, y, *how)
-    compared = pooling.max_scatter(g.astype(np.float64), x.astype(np.float64), y, *how)
-    np.testing.assert_array_equal(by_sign, compared.astype(np.float32))
-
-
-def test_pooling_of_infinities_and_nan_keeps_the_gradient_in_its_window():
-    x = np.arange(32, dtype=np.float32).reshape(1, 4, 4, 2)
-    x[0, 0, 0, 0], x[0, 2, 3, 1], x[0, 1, 2, 0] = np.inf, np.nan, -np.inf
-    how = ((2, 2), (2, 2), (0, 0), (1, 1))
-    y = pooling.max_pool2d(x, *how, ceil=False)
-    assert y[0, 0, 0, 0] == np.inf
-    assert np.isnan(y[0, 1, 1, 1])
-    g = np.ones_like(y)
-    result = pooling.max_scatter(g, x, y, *how)
-    assert result[0, 0, 0, 0] == 1
-    assert result[0, 2, 3, 1] == 1
-    np.testing.assert_array_equal(result.reshape(1, 2, 2, 2, 2, 2).sum(axis=(2, 4)), g)
 
 
 def test_upsampling_of_infinity_stays_within_its_kernel():

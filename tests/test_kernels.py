@@ -228,6 +228,7 @@ def everything(geometry):
     y = F.conv2d(x, weight, None, *how)
     tent = nn.init.bilinear_(Tensor(np.zeros((O, O, 4, 4), np.float32))).data
     pooled = F.max_pool2d(x, 3, 2, 1, ceil_mode=True)
+    labels = rng.integers(0, shape[1], (shape[0], *shape[2:]))
     results = [
         y,
         F.conv2d_weight(x, y, kernel, *how),
@@ -238,8 +239,8 @@ def everything(geometry):
         PRIMITIVES["max_scatter"](pooled, x, pooled, 3, 2, 1, 1),
         F.avg_pool2d(x, 3, 2, 1),
         F.softmax(x, 1),
-        PRIMITIVES["softmax_error"](x, np.zeros((shape[0], *shape[2:]), int)),
-        F.cross_entropy(x, np.zeros((shape[0], *shape[2:]), int), reduction="none"),
+        PRIMITIVES["softmax_error"](x, labels, (labels + 0.5).astype(np.float32)),
+        F.cross_entropy(x, labels, reduction="none"),
     ]
     return [result.tobytes() for result in results]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..autograd import array_of, primitive
 from ..backend import Array, Error, device_of, to_device, xp_of
+from ..kernels import elementwise as kernels
 from .arithmetic import elementwise_reference, exp
 from .reduction import sum
 from .shaping import axes_of
@@ -20,14 +21,41 @@ class DropoutError(Error, ValueError):
 
 
 @primitive
-def relu(x: Array) -> Array:
-    """Return max(x, 0): the rectified linear unit. NaN stays NaN; the gradient at 0 is 0."""
-    return xp_of(x).maximum(x, 0)
+def relu(x: Array, inplace: bool = False) -> Array:
+    """Return max(x, 0): the rectified linear unit. NaN stays NaN; the gradient at 0 is 0.
+
+    Parameters
+    ----------
+    x
+        Numbers, in an array of any shape.
+    inplace
+        Write the result over x, which saves an array as large as x and a third of the time. Allowed
+        where nobody reads x again: the gradient of the operation that made x must not need its
+        output (that of a convolution does not, that of ``sigmoid`` does), and no other may have x
+        for its input. `minifcn.autograd.debug` finds both mistakes.
+
+    Examples
+    --------
+    >>> relu(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    """
+    return xp_of(x).maximum(x, 0, out=x if inplace else None)
 
 
 @relu.gradient("x", saves=("output",))
 def _(g: Any, s: Any) -> Any:
-    return g * (array_of(s.output) > 0)
+    return where_positive(g, array_of(s.output))
+
+
+@primitive(linear=("g",))
+def where_positive(g: Array, y: Array) -> Array:
+    """Return g where y is above zero, and zero elsewhere: relu's rule. Not above zero: NaN."""
+    return kernels.where_positive(g, y)
+
+
+@where_positive.gradient("g", saves=("y",))
+def _(v: Any, s: Any) -> Any:
+    return where_positive(v, array_of(s.y))
 
 
 @primitive
@@ -165,6 +193,7 @@ def dropout(
 # The same in loops over single numbers.
 
 relu.reference(elementwise_reference(lambda x: x if x > 0 else 0.0))
+where_positive.reference(elementwise_reference(lambda g, y: g if y > 0 else 0.0))
 sigmoid.reference(elementwise_reference(lambda x: 1 / (1 + math.exp(-x))))
 tanh.reference(elementwise_reference(math.tanh))
 
@@ -209,3 +238,10 @@ def _away_from_zero(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, A
 
 for _primitive in (relu, sigmoid, tanh):
     _primitive.samples(_away_from_zero)
+
+
+@where_positive.samples
+def _(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
+    for label, given in _away_from_zero(rng):
+        yield label, {"g": rng.normal(size=given["x"].shape), "y": given["x"]}
+    yield "zeros of both signs", {"g": rng.normal(size=3), "y": np.array([0.0, -0.0, 1.0])}

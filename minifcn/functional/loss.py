@@ -64,14 +64,12 @@ def cross_entropy(
     1.386294
     """
     _check(x, target, weight, ignore_index, reduction)
-    xp = xp_of(x)
-    counted = target != ignore_index
-    classes = xp.where(counted, target, 0).reshape(-1)
-    loss = kernels.cross_entropy(_pixels_first(x), classes).reshape(target.shape)
-    # A weight of zero times an infinite loss would be NaN: an ignored pixel is set to zero.
-    loss = xp.where(counted, loss * _scale(x, target, weight, ignore_index, reduction), 0)
+    scores, labels = _images(x, target)
+    loss = kernels.cross_entropy(scores, labels, ignore_index).reshape(target.shape)
+    scale = _scale(x, target, weight, ignore_index, reduction)
+    xp_of(x).multiply(loss, scale, out=loss)
     if reduction == "none":
-        return loss.astype(x.dtype)
+        return loss
     return loss.sum(dtype=np.float64).astype(x.dtype)  # a million small numbers: add in float64
 
 
@@ -79,41 +77,57 @@ def cross_entropy(
 def _(g: Any, s: Any) -> Any:
     # d loss / d x = (softmax(x) - 1 at the target) · the pixel's share of the result
     scale = _scale(array_of(s.x), s.target, s.weight, s.ignore_index, s.reduction)
-    share = mul(scale, g)
-    by_channel = (share.shape[0], 1, *share.shape[1:])
-    return mul(softmax_error(s.x, s.target, s.ignore_index), reshape(share, by_channel))
+    return softmax_error(s.x, s.target, mul(scale, g), s.ignore_index)
 
 
-@primitive
-def softmax_error(x: Array, target: Array, ignore_index: int = 255) -> Array:
-    """Return softmax(x) over axis 1, minus one at the target: how far the prediction is off."""
-    classes = target.astype(np.int64).reshape(-1)
-    classes[classes == ignore_index] = -1
-    error = kernels.softmax_error(_pixels_first(x), classes)
-    # (N*H*W, C) -> (N, H, W, C) -> (N, C, H, W)
-    return xp_of(x).moveaxis(error.reshape(*target.shape, x.shape[1]), -1, 1)
+@primitive(linear=("share",))
+def softmax_error(x: Array, target: Array, share: Array, ignore_index: int = 255) -> Array:
+    """Return softmax(x) over axis 1, minus one at the target, times each pixel's share.
+
+    How far the prediction is off; ``share`` is of target's shape.
+    """
+    scores, labels, shares = _images(x, target, share)
+    error = kernels.softmax_error(scores, labels, shares, ignore_index)
+    # (N, H, W, C) -> (N, C, H, W); (1, N, 1, C) -> (N, C)
+    return error.transpose(0, 3, 1, 2) if x.ndim == 4 else error[0, :, 0]
 
 
-@softmax_error.gradient("x", saves=("x",))
+@softmax_error.gradient("x", saves=("x", "share"))
 def _(g: Any, s: Any) -> Any:
     p = softmax(s.x, 1)  # d p[a] / d x[b] = p[a] (1 if a = b else 0) - p[a] p[b]
+    g = mul(g, _by_channel(s.share))
     return mul(p, g - sum(mul(g, p), 1, True))
 
 
-def _pixels_first(x: Array) -> Array:
-    """(N, C, H, W) -> (N, H, W, C) -> (N*H*W, C): no copy of a channels-last array."""
-    return xp_of(x).moveaxis(x, 1, -1).reshape(-1, x.shape[1])
+@softmax_error.gradient("share", saves=("x", "target"))
+def _(g: Any, s: Any) -> Any:
+    ones = xp_of(s.target).ones(s.target.shape, s.dtype["x"])
+    return sum(mul(g, softmax_error(s.x, s.target, ones, s.ignore_index)), 1)
+
+
+def _by_channel(share: Any) -> Any:
+    """Make a number per pixel fit the channels: (N, H, W) -> (N, 1, H, W)."""
+    return reshape(share, (share.shape[0], 1, *share.shape[1:]))
+
+
+def _images(x: Array, *per_pixel: Array) -> list[Array]:
+    """Return x as (N, H, W, C), and the others as (N, H, W); N single pixels are one column."""
+    if x.ndim == 4:
+        return [x.transpose(0, 2, 3, 1), *per_pixel]  # (N, C, H, W) -> (N, H, W, C)
+    # (N, C) -> (1, N, 1, C), (N,) -> (1, N, 1)
+    return [x[None, :, None], *(array[None, :, None] for array in per_pixel)]
 
 
 def _scale(x: Array, target: Array, weight: Any, ignore_index: int, reduction: str) -> Array:
     """Return what each pixel's loss is multiplied with, in the shape of target; 0 if ignored."""
     xp = xp_of(x)
     counted = target != ignore_index
-    scale = counted.astype(x.dtype)
-    if weight is not None:
-        scale *= weight[xp.where(counted, target, 0)]
+    if weight is None:
+        scale = counted.astype(x.dtype)
+    else:
+        scale = xp.where(counted, weight[xp.where(counted, target, 0)], 0)
     if reduction == "mean":
-        total = scale.sum(dtype=np.float64)
+        total = xp.count_nonzero(counted) if weight is None else scale.sum(dtype=np.float64)
         scale /= xp.where(total > 0, total, 1).astype(x.dtype)
     elif reduction == "batchmean":
         scale /= max(1, len(target))
@@ -131,7 +145,9 @@ def _check(x: Array, target: Array, weight: Any, ignore_index: int, reduction: s
         raise shape_error("cross_entropy", f"weight must be ({C},)", x=x, weight=weight)
     if target.dtype.kind not in "iu":
         raise LabelError(f"cross_entropy: target must hold whole numbers, not {target.dtype}")
-    wrong = (target != ignore_index) & ((target < 0) | (target >= C))
+    # Read without a sign, a negative number is larger than any class.
+    wrong = target.view(f"u{target.dtype.itemsize}") >= C
+    wrong &= target != ignore_index
     if wrong.any():
         place = np.argwhere(to_numpy(wrong))[0]
         axes = ("image", "row", "column")
@@ -164,13 +180,13 @@ def _(
 
 
 @softmax_error.reference
-def _(x: Array, target: Array, ignore_index: int = 255) -> Array:
+def _(x: Array, target: Array, share: Array, ignore_index: int = 255) -> Array:
     error = np.empty(x.shape)
     for n, *rest in np.ndindex(target.shape):
         scores, label = [math.exp(x[(n, c, *rest)]) for c in range(x.shape[1])], target[(n, *rest)]
         for c in range(x.shape[1]):
             true = label == c and label != ignore_index
-            error[(n, c, *rest)] = scores[c] / math.fsum(scores) - true
+            error[(n, c, *rest)] = (scores[c] / math.fsum(scores) - true) * share[(n, *rest)]
     return error
 
 
@@ -192,9 +208,10 @@ def _(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @softmax_error.samples
 def _(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
-    target = rng.integers(0, 3, (2, 2, 4))
+    target, share = rng.integers(0, 3, (2, 2, 4)), rng.normal(size=(2, 2, 4))
     target[1, 1, 1] = 255
-    yield "some pixels ignored", {"x": rng.normal(size=(2, 3, 2, 4)), "target": target}
-    yield "no image axes", {"x": rng.normal(size=(3, 4)), "target": np.array([3, 0, 255])}
-    x, target = rng.normal(size=(3, 4)), np.array([3, 0, 1])
-    yield "class 0 ignored", {"x": x, "target": target, "ignore_index": 0}
+    x = rng.normal(size=(2, 3, 2, 4))
+    yield "some pixels ignored", {"x": x, "target": target, "share": share}
+    few = {"x": rng.normal(size=(3, 4)), "share": rng.normal(size=3)}
+    yield "no image axes", {**few, "target": np.array([3, 0, 255])}
+    yield "class 0 ignored", {**few, "target": np.array([3, 0, 1]), "ignore_index": 0}

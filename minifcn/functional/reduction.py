@@ -15,6 +15,8 @@ from ..shapes import shape_error
 from .shaping import axes_of, broadcast_to, reshape
 
 Dim: TypeAlias = int | tuple[int, ...] | None  # one axis, several, or all of them
+WIDTH = 1024  # numbers in a long row of `_sum_rows`
+SHARE = 1 << 20  # numbers that are worth a thread's while there
 
 
 @primitive(linear=("x",))
@@ -36,14 +38,24 @@ def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
 def _sum_rows(rows: Array) -> Array:
     """Add up the rows of a matrix: the bias gradient of a convolution, in channels-last memory.
 
-    As a product with a row of ones it takes a tenth of the time of ``rows.sum(0)``. It goes through
-    the pool only because BLAS has one thread there: this is too little work for its own threads.
+    Several short rows are seen as one long one first, and their sums are added up in the end: a
+    processor works on 16 and more numbers at a time. As a product with a row of ones that takes a
+    tenth of the time of ``rows.sum(0)``. It goes through the pool because BLAS has one thread
+    there; so many partial sums as there are make the same bits on any number of threads.
     """
-    xp = xp_of(rows)
-    total = xp.empty(rows.shape[1], rows.dtype)
-    ones = xp.ones(len(rows), rows.dtype)
-    parallel_for(1, lambda _: xp.matmul(ones, rows, out=total), rows)
-    return total
+    xp, (count, C) = xp_of(rows), rows.shape
+    together = WIDTH // C or 1
+    wide = rows[: count - count % together].reshape(-1, together * C)
+    shares = wide.size // SHARE or 1
+    each = -(-len(wide) // shares)
+    ones, sums = xp.ones(each, rows.dtype), xp.empty((shares, together * C), rows.dtype)
+
+    def add_up(i: int) -> None:
+        part = wide[i * each : (i + 1) * each]
+        xp.matmul(ones[: len(part)], part, out=sums[i])
+
+    parallel_for(shares, add_up, rows)
+    return sums.reshape(-1, C).sum(0) + rows[count - count % together :].sum(0)
 
 
 @sum.gradient("x")

@@ -1,18 +1,25 @@
 """Pooling on channels-last memory: one strided view of the image per place in the window.
 
 A window of k x k pixels slides over the image. Seen from one place (a, b) in the window, the pixels
-under it are every s-th pixel from (a, b) on: a strided view. So pooling is k·k whole-array steps.
+under it are every s-th pixel from (a, b) on: a strided view. So pooling is k·k steps, each for many
+windows at once. Windows that hang over the edge have fewer places, and are done by themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 
 from ..backend import Array, is_numpy, xp_of
 from ..shapes import Pair, pool_size
-from .threads import parallel_for, workspace
+from .elementwise import empty, share_out
+from .threads import workspace
+from .tiles import Tile, cut
+
+TILE = 1 << 16  # numbers of the output that are worked on at a time: they stay in the cache
+Index: TypeAlias = tuple[slice, slice, slice]  # of images, rows and columns
 
 
 def output_size(
@@ -25,129 +32,152 @@ def output_size(
     )
 
 
-def padded(
-    x: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, fill: float
-) -> Array:
-    """Return x (N, H, W, C) with a border, of one value, as far as the windows reach."""
-    N, H, W, C = x.shape
-    height = max(H + padding[0], (size[0] - 1) * stride[0] + dilation[0] * (kernel[0] - 1) + 1)
-    width = max(W + padding[1], (size[1] - 1) * stride[1] + dilation[1] * (kernel[1] - 1) + 1)
-    if padding == (0, 0) and (height, width) == (H, W):
-        return x
-    wide = xp_of(x).full((N, height, width, C), fill, x.dtype)
-    wide[:, padding[0] : padding[0] + H, padding[1] : padding[1] + W] = x
-    return wide
+def regions(
+    size: Pair, rows: slice, columns: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Iterator[tuple[Index, list[Index]]]:
+    """Cut some rows of windows into regions, in each of which all windows have the same places.
+
+    Parameters
+    ----------
+    size
+        Rows and columns of the image.
+    rows, columns
+        Which rows of windows, and how many columns.
+    kernel, stride, padding, dilation
+        As for the pooling.
+
+    Yields
+    ------
+    The windows, counted from the first of the rows, and for each of their places, in reading order,
+    the pixels of the image that lie there.
+
+    Examples
+    --------
+    >>> how = (2, 2), (2, 2), (0, 0), (1, 1)
+    >>> for windows, pixels in regions((4, 5), slice(0, 2), 3, *how):  # 4 x 5 pixels
+    ...     print("columns", windows[2].start, "to", windows[2].stop, "of", len(pixels), "places")
+    columns 0 to 2 of 4 places
+    columns 2 to 3 of 2 places
+    """
+    lower, right = (
+        list(_runs(size[axis], wanted, kernel[axis], stride[axis], padding[axis], dilation[axis]))
+        for axis, wanted in enumerate((rows, slice(0, columns)))
+    )
+    every = slice(None)
+    for some_rows, vertical in lower:
+        for some_columns, horizontal in right:
+            pixels = [(every, down, across) for down in vertical for across in horizontal]
+            yield (every, some_rows, some_columns), pixels
 
 
-def window(x: Array, size: Pair, kernel: Pair, stride: Pair, dilation: Pair) -> Iterator[Array]:
-    """Yield, for each place in the window in reading order, the view of x (N, H, W, C) under it."""
-    for a in range(kernel[0]):
-        for b in range(kernel[1]):
-            top, left = a * dilation[0], b * dilation[1]
-            yield x[
-                :,
-                top : top + (size[0] - 1) * stride[0] + 1 : stride[0],
-                left : left + (size[1] - 1) * stride[1] + 1 : stride[1],
-            ]
+def _runs(
+    length: int, windows: slice, kernel: int, stride: int, padding: int, dilation: int
+) -> Iterator[tuple[slice, list[slice]]]:
+    """Yield the same along one axis: window p has pixels p · stride + a · dilation - padding."""
+    last = length - 1 - dilation * (kernel - 1) + padding  # where the last whole window starts
+    first_whole = max(windows.start, min(windows.stop, -(-padding // stride)))
+    after_whole = max(first_whole, min(windows.stop, last // stride + 1))
+    starts = [*range(windows.start, first_whole), first_whole, *range(after_whole, windows.stop)]
+    for start, stop in zip(starts, [*starts[1:], windows.stop], strict=True):
+        if start == stop:
+            continue
+        pixels = []
+        for a in range(kernel):
+            begin, end = (p * stride + a * dilation - padding for p in (start, stop - 1))
+            if begin >= 0 and end < length:
+                pixels.append(slice(begin, end + 1, stride))
+        yield slice(start - windows.start, stop - windows.start), pixels
 
 
 def max_pool2d(
     x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil: bool
 ) -> Array:
     """Return the largest value of each window, (N, H, W, C) to (N, Ho, Wo, C)."""
-    xp = xp_of(x)
-    size = output_size(x, kernel, stride, padding, dilation, ceil)
-    x = padded(x, size, kernel, stride, padding, dilation, -xp.inf)
-    y = xp.empty((len(x), *size, x.shape[3]), x.dtype)
-
-    parts = images_together(y)
+    xp, (N, H, W, C) = xp_of(x), x.shape
+    height, width = output_size(x, kernel, stride, padding, dilation, ceil)
+    y = empty((N, height, width, C), x)
+    tiles = cut(N, height, _rows(y))
 
     def pool(i: int) -> None:
-        views = window(x[parts[i]], size, kernel, stride, dilation)
-        y[parts[i]] = next(views)
-        for view in views:
-            xp.maximum(y[parts[i]], view, out=y[parts[i]])
+        images, rows = tiles[i]
+        part, result = x[images], y[images, rows]
+        for windows, pixels in regions((H, W), rows, width, kernel, stride, padding, dilation):
+            views, largest = [part[place] for place in pixels], result[windows]
+            if not views:
+                largest[...] = -xp.inf
+                continue
+            xp.maximum(views[0], views[1 % len(views)], out=largest)  # one or two places
+            for view in views[2:]:
+                xp.maximum(largest, view, out=largest)
 
-    parallel_for(len(parts), pool, x)
+    share_out(len(tiles), pool, x, x.size + y.size)
     return y
-
-
-def images_together(y: Array) -> list[slice]:
-    """Cut a batch into parts that are worth a thread's while: 64K numbers, or one image."""
-    per_image = y[0].size if len(y) else 1
-    each = max(1, min(-(-len(y) // 2), (1 << 16) // max(1, per_image)))
-    return [slice(i, i + each) for i in range(0, len(y), each)]
 
 
 def max_scatter(
     g: Array, x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Array:
-    """Return an array like x with each g (N, Ho, Wo, C) at its window's first maximum, added up."""
-    xp = xp_of(x)
-    _, H, W, _ = x.shape
-    size = y.shape[1], y.shape[2]
-    x = padded(x, size, kernel, stride, padding, dilation, -xp.inf)
-    result = xp.zeros(x.shape, g.dtype)
-    apart = kernel[0] <= stride[0] and kernel[1] <= stride[1] and dilation == (1, 1)
-    signs = apart and is_numpy(x) and x.dtype == g.dtype == np.float32
+    """Return an array like x with each g (N, Ho, Wo, C) at its window's first maximum, added up.
 
-    parts = images_together(y)
+    Place after place, what has not found its maximum yet is multiplied with 1 where x is smaller
+    than the maximum, and with 0 elsewhere: as whole numbers, which keeps all bits of g or none. An
+    exclusive "or" of the two is what found its maximum here. What comes to the last place stays.
+    """
+    xp, (N, H, W, _), (height, width) = xp_of(x), x.shape, y.shape[1:3]
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    apart = reach[0] <= stride[0] and reach[1] <= stride[1]
+    ends = height * stride[0] - padding[0], width * stride[1] - padding[1]
+    result = empty(x.shape, g)
+    if not (stride == kernel and dilation == (1, 1) and ends[0] >= H and ends[1] >= W):
+        result[...] = 0  # some pixels are in no window, or in several
+    # Windows that overlap add to the same pixels: only one thread may work on an image then.
+    images_whole = [Tile(slice(n, n + 1), slice(0, height)) for n in range(N)]
+    tiles = cut(N, height, _rows(y)) if apart else images_whole
+    bits = f"i{g.dtype.itemsize}"
 
     def scatter(i: int) -> None:
-        part = parts[i]
-        views = window(x[part], size, kernel, stride, dilation)
-        places = window(result[part], size, kernel, stride, dilation)
-        if signs and np.isfinite(y[part].sum()):
-            scatter_by_sign(g[part], y[part], views, places)
-            return
-        left = g[part].copy()  # what has not found its maximum yet
-        for view, place in zip(views, places, strict=True):
-            here = is_maximum(view, y[part])
-            place += xp.where(here, left, 0)
-            left = xp.where(here, 0, left)
+        images, rows = tiles[i]
+        part, target, maxima, given = x[images], result[images], y[images, rows], g[images, rows]
+        nan = not is_numpy(x) or bool(np.isnan(maxima).any())
+        for windows, pixels in regions((H, W), rows, width, kernel, stride, padding, dilation):
+            largest, left = maxima[windows], given[windows].view(bits)
+            for k, place in enumerate(pixels):
+                here = target[place] if apart else workspace("here", left.shape, g)
+                if k < len(pixels) - 1:
+                    smaller = _smaller(part[place], largest, nan)
+                    later = workspace(f"later {k % 2}", left.shape, g).view(bits)
+                    xp.multiply(left, smaller, out=later)
+                    xp.bitwise_xor(left, later, out=here.view(bits))
+                    left = later
+                else:
+                    here.view(bits)[...] = left
+                if not apart:
+                    target[place] += here
 
-    parallel_for(len(parts), scatter, x)
-    return result[:, padding[0] : padding[0] + H, padding[1] : padding[1] + W]
+    share_out(len(tiles), scatter, x, 3 * (x.size + y.size))
+    return result
 
 
-def scatter_by_sign(
-    g: np.ndarray, y: np.ndarray, views: Iterator[np.ndarray], places: Iterator[np.ndarray]
-) -> None:
-    """Put each g at its window's first maximum, for windows that do not overlap.
-
-    x - y is negative, so its first bit is one, unless x is the maximum. Spread over all 32 bits by
-    a shift, that bit keeps or clears g by a logical "and": several times as fast as a comparison, a
-    conversion to numbers and a product. Infinite y would give NaN, of any sign.
-    """
-    left = workspace("left", g.shape, g).view(np.int32)
-    later = workspace("later", g.shape, g).view(np.int32)
-    np.copyto(left, g.view(np.int32))
-    for view, place in zip(views, places, strict=True):
-        np.subtract(view, y, out=later.view(np.float32))
-        np.right_shift(later, 31, out=later)
-        np.bitwise_and(left, later, out=later)  # g where the maximum is yet to come
-        np.bitwise_xor(left, later, out=place.view(np.int32))  # g where it is here
-        left, later = later, left
+def _smaller(x: Array, largest: Array, nan: bool) -> Array:
+    """Tell where x is not the maximum; ``nan`` tells that there may be some."""
+    if nan:
+        return ~is_maximum(x, largest)
+    return np.less(x, largest, out=workspace("smaller", x.shape, _TRUTH))
 
 
 def max_gather(
     v: Array, x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Array:
     """Return, for each window, the entry of v (like x) at the place of x's first maximum."""
-    xp = xp_of(x)
-    size = y.shape[1], y.shape[2]
-    x = padded(x, size, kernel, stride, padding, dilation, -xp.inf)
-    v = padded(v, size, kernel, stride, padding, dilation, 0)
+    xp, (_, rows, columns, _) = xp_of(x), y.shape
     result = xp.zeros(y.shape, v.dtype)
-    found = xp.zeros(y.shape, bool)
-    for view, values in zip(
-        window(x, size, kernel, stride, dilation),
-        window(v, size, kernel, stride, dilation),
-        strict=True,
-    ):
-        here = is_maximum(view, y) & ~found
-        xp.copyto(result, values, where=here)
-        found |= here
+    how = (slice(0, rows), columns, kernel, stride, padding, dilation)
+    for windows, pixels in regions(x.shape[1:3], *how):
+        found = xp.zeros(y[windows].shape, bool)
+        for place in pixels:
+            here = is_maximum(x[place], y[windows]) & ~found
+            xp.copyto(result[windows], v[place], where=here)
+            found |= here
     return result
 
 
@@ -158,12 +188,12 @@ def is_maximum(x: Array, y: Array) -> Array:
 
 def sum_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, ceil: bool) -> Array:
     """Return the sum of each window, (N, H, W, C) to (N, Ho, Wo, C); zeros outside the image."""
-    size = output_size(x, kernel, stride, padding, (1, 1), ceil)
-    x = padded(x, size, kernel, stride, padding, (1, 1), 0)
-    views = window(x, size, kernel, stride, (1, 1))
-    y = next(views).copy()
-    for view in views:
-        y += view
+    height, width = output_size(x, kernel, stride, padding, (1, 1), ceil)
+    y = xp_of(x).zeros((len(x), height, width, x.shape[3]), x.dtype)
+    how = (slice(0, height), width, kernel, stride, padding, (1, 1))
+    for windows, pixels in regions(x.shape[1:3], *how):
+        for place in pixels:
+            y[windows] += x[place]
     return y
 
 
@@ -171,10 +201,18 @@ def sum_spread(
     g: Array, height: int, width: int, kernel: Pair, stride: Pair, padding: Pair
 ) -> Array:
     """Return (N, height, width, C) with each g (N, Ho, Wo, C) added to all pixels of its window."""
-    size = g.shape[1], g.shape[2]
-    shape = (len(g), height, width, g.shape[3])
-    result = xp_of(g).zeros(shape, g.dtype)
-    wide = padded(result, size, kernel, stride, padding, (1, 1), 0)
-    for place in window(wide, size, kernel, stride, (1, 1)):
-        place += g
-    return wide[:, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
+    N, rows, columns, C = g.shape
+    result = xp_of(g).zeros((N, height, width, C), g.dtype)
+    how = (slice(0, rows), columns, kernel, stride, padding, (1, 1))
+    for windows, pixels in regions((height, width), *how):
+        for place in pixels:
+            result[place] += g[windows]
+    return result
+
+
+def _rows(y: Array) -> int:
+    """Return how many rows of y (N, Ho, Wo, C) to work on at a time."""
+    return max(1, TILE // max(1, y.shape[2] * y.shape[3]))
+
+
+_TRUTH = np.zeros(0, bool)

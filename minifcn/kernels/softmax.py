@@ -1,7 +1,7 @@
 """Softmax and cross-entropy over many pixels with few classes each.
 
 A sum over the 21 numbers of one pixel is too short for the processor's vector instructions. So a
-chunk of pixels is turned to class-major order, (classes, pixels): then every step runs along the
+tile of the image is turned to class-major order, (classes, pixels): then every step runs along the
 pixels, and the sum over classes adds whole rows.
 """
 
@@ -10,55 +10,80 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..backend import Array, is_numpy, xp_of
-from .threads import parallel_for, workspace
+from .elementwise import empty, share_out
+from .threads import workspace
+from .tiles import Tile, cut
 
-CHUNK = 16384  # pixels: enough for each NumPy call to be worth a thread's while
+TILE = 1 << 17  # numbers that are worked on at a time: they stay in the cache
 
 
-def cross_entropy(logits: Array, target: Array) -> Array:
-    """Return log(sum of exp(logits)) - logits[target] for each of P pixels.
+def cross_entropy(logits: Array, target: Array, ignore_index: int) -> Array:
+    """Return log(sum of exp(logits)) - logits[target] for each pixel; 0 if it is ignored.
 
-    logits is (P, C); target (P,) holds classes 0 ... C - 1.
+    logits is (N, H, W, C); target (N, H, W) holds classes 0 ... C - 1, or ``ignore_index``.
     """
-    loss = xp_of(logits).empty(len(logits), logits.dtype)
+    xp = xp_of(logits)
+    loss = empty(target.shape, logits)
 
-    def compute(chunk: slice) -> None:
-        rows = _class_major(logits[chunk])
-        xp, pixels = xp_of(logits), slice(0, rows.shape[1])
-        highest = rows.max(0)
-        rows -= highest  # exp of the largest is then 1: nothing overflows
-        loss[chunk] = -rows[target[chunk], xp.arange(pixels.stop)]
-        loss[chunk] += xp.log(xp.exp(rows, out=rows).sum(0))
+    def compute(tile: Tile) -> None:
+        rows = _class_major(logits[tile])
+        labels = target[tile].reshape(-1)  # (n, rows, W) -> (pixels,)
+        counted = labels != ignore_index
+        rows -= rows.max(0)  # exp of the largest is then 1: nothing overflows
+        at_target = rows.reshape(-1)[_positions(labels, counted)]
+        xp.exp(rows, out=rows)
+        found = xp.log(rows.sum(0))
+        found -= at_target
+        xp.copyto(found, 0, where=~counted)
+        loss[tile] = found.reshape(loss[tile].shape)  # (pixels,) -> (n, rows, W)
 
-    _by_chunks(compute, logits)
+    _by_tiles(compute, logits)
     return loss
 
 
-def softmax_error(logits: Array, target: Array) -> Array:
-    """Return softmax(logits), (P, C), minus one at the target; a target of -1 is none."""
-    xp = xp_of(logits)
-    error = xp.empty_like(logits, order="C")
+def softmax_error(logits: Array, target: Array, share: Array, ignore_index: int) -> Array:
+    """Return softmax(logits), minus one at the target, times each pixel's share: (N, H, W, C).
 
-    def compute(chunk: slice) -> None:
-        rows = _class_major(logits[chunk])
+    Arguments as above; share is (N, H, W). A pixel that is ignored has no target.
+    """
+    xp = xp_of(logits)
+    error = empty(logits.shape, logits)
+
+    def compute(tile: Tile) -> None:
+        rows = _class_major(logits[tile])
+        labels = target[tile].reshape(-1)  # (n, rows, W) -> (pixels,)
+        counted = labels != ignore_index
         rows -= rows.max(0)
         xp.exp(rows, out=rows)
         rows /= rows.sum(0)
-        labelled = xp.flatnonzero(target[chunk] >= 0)
-        rows[target[chunk][labelled], labelled] -= 1
-        error[chunk] = rows.T  # (C, pixels) -> (pixels, C)
+        rows.reshape(-1)[_positions(labels, counted)] -= counted
+        rows *= share[tile].reshape(-1)
+        # (C, pixels) -> (pixels, C) -> (n, rows, W, C)
+        error[tile] = rows.T.reshape(error[tile].shape)
 
-    _by_chunks(compute, logits)
+    _by_tiles(compute, logits)
     return error
 
 
 def _class_major(logits: Array) -> Array:
-    rows = workspace("class-major", logits.shape[::-1], logits)
-    rows[...] = logits.T  # (pixels, C) -> (C, pixels)
-    return rows
+    n, height, width, C = logits.shape
+    rows = workspace("class-major", (C, n, height, width), logits)
+    rows[...] = logits.transpose(3, 0, 1, 2)  # (n, rows, W, C) -> (C, n, rows, W)
+    return rows.reshape(C, -1)
 
 
-def _by_chunks(compute: Callable[[slice], None], logits: Array) -> None:
-    size = CHUNK if is_numpy(logits) else max(1, len(logits))
-    count = -(-len(logits) // size)
-    parallel_for(count, lambda i: compute(slice(i * size, (i + 1) * size)), logits)
+def _positions(labels: Array, counted: Array) -> Array:
+    """Return where each pixel's target is in rows (C, pixels), seen as one long row."""
+    xp, pixels = xp_of(labels), len(labels)
+    positions = xp.multiply(labels, counted, dtype=xp.int64)  # class 0 for a pixel without one
+    positions *= pixels
+    positions += xp.arange(pixels)
+    return positions
+
+
+def _by_tiles(compute: Callable[[Tile], None], logits: Array) -> None:
+    N, H, W, C = logits.shape
+    tiles = (
+        cut(N, H, TILE // max(1, W * C)) if is_numpy(logits) else [Tile(slice(0, N), slice(0, H))]
+    )
+    share_out(len(tiles), lambda i: compute(tiles[i]), logits, 4 * logits.size)

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..backend import Array, Error, is_numpy, xp_of
 
-ALONE = 2e7  # operations
+ALONE = 6e7  # operations: half a millisecond
 
 
 class ThreadCountError(Error, ValueError):
@@ -37,7 +37,7 @@ class _Here(threading.local):
 _here = _Here()
 _lock = threading.Lock()
 _blas_users = 0
-_blas_limit: Any = None
+_blas_before: list[int] = []
 
 
 @functools.cache
@@ -62,14 +62,14 @@ def blas() -> Any:
     """Return what sets the number of threads of BLAS."""
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController()
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _after_fork() -> None:
     """Forget the pool in a forked child: its threads exist in the parent only."""
-    global _lock, _blas_users, _blas_limit
+    global _lock, _blas_users
     _pool.cache_clear()
-    _lock, _blas_users, _blas_limit = threading.Lock(), 0, None
+    _lock, _blas_users = threading.Lock(), 0
 
 
 if hasattr(os, "register_at_fork"):  # Windows does not fork
@@ -79,18 +79,21 @@ if hasattr(os, "register_at_fork"):  # Windows does not fork
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
     """Limit BLAS to one thread: the first to enter does so, the last to leave sets it back."""
-    global _blas_users, _blas_limit
+    global _blas_users, _blas_before
     with _lock:
         _blas_users += 1
         if _blas_users == 1:
-            _blas_limit = blas().limit(limits=1, user_api="blas")
+            _blas_before = [library.num_threads for library in blas().lib_controllers]
+            for library in blas().lib_controllers:
+                library.set_num_threads(1)
     try:
         yield
     finally:
         with _lock:
             _blas_users -= 1
             if _blas_users == 0:
-                _blas_limit.restore_original_limits()
+                for library, before in zip(blas().lib_controllers, _blas_before, strict=True):
+                    library.set_num_threads(before)
 
 
 def parallel_for(

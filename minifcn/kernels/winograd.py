@@ -129,7 +129,7 @@ def conv2d(
     # The bias is a seventh product, the same everywhere, that A takes once into each output.
     A7 = A if bias is None else np.concatenate([A, np.ones((4, 1), np.float32)], axis=1)
     seventh = None if bias is None else np.tile(bias, plan.pitch)
-    y = np.empty((plan.N, plan.height, plan.width, O), np.float32)
+    y = aligned((plan.N, plan.height, plan.width, O))
     sums = []  # of some outputs: finite unless an input is not
 
     def store(block: Tile, m: np.ndarray) -> None:
@@ -208,7 +208,7 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
     pixels = max(LEAST_PIXELS, BLOCK_FLOATS // (6 * C + 6 * O))
     blocks = plan.blocks(gemm.depth(C, pixels, O))
     shares = 1 if plan.is_deep(O) else max(1, min(SHARES, len(blocks)))
-    sums = np.empty((shares, 6, 3, C, O), np.float32)
+    sums = aligned((shares, 6, 3, C, O))
 
     def load(block: Tile, v: np.ndarray, e: np.ndarray) -> None:
         transform(x, plan, block, v)
@@ -239,7 +239,7 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
         a, b = factors(V, E, plan.whole)
         parallel_for(len(parts), lambda i: load(parts[i], v[:, *parts[i]], e[:, *parts[i]]), x)
         parallel_for(6, lambda i: np.matmul(a[i], b[i], out=sums[0, i]), x)
-    dw = np.empty((3, 3, C, O), np.float32)
+    dw = aligned((3, 3, C, O))
     each = max(1, WEIGHT_FLOATS // (9 * O))  # channels C that one thread finishes at a time
     finite = np.ones(-(-C // each), bool)
 

@@ -142,21 +142,23 @@ class FCN(nn.Module):
         if x.ndim != 4 or min(x.shape) < 1:
             rule = "x must be (N, C, H, W), with at least one image of one pixel"
             raise shape_error("FCN", rule, "x[None] if it is one image", x=x)
-        tapped, h = {}, x
-        for name in self.trunk_names:
-            h = getattr(self, name)(h)
-            if any(name == skip.tap for skip in self.skips):
+        tapped, taps = {}, {skip.tap for skip in self.skips}
+        trunk = {name: getattr(self, name) for name in self.trunk_names}
+        for name, h in nn.in_turn(trunk, x, needed=taps):
+            if name in taps:
                 tapped[name] = h
         score = self.score_fr(h)
+        del h  # without gradients nobody else holds it
         for skip in self.skips:
-            up = getattr(self, skip.upsample)(score)
+            score = getattr(self, skip.upsample)(score)
             finer = tapped.pop(skip.tap)
             finer = getattr(self, skip.score)(finer if skip.scale == 1 else finer * skip.scale)
             if skip.crop_finer:
-                finer = F.crop(finer, up.shape[2:], skip.offset)
+                finer = F.crop(finer, score.shape[2:], skip.offset)
             else:
-                up = F.crop(up, finer.shape[2:], skip.offset)
-            score = up + finer
+                score = F.crop(score, finer.shape[2:], skip.offset)
+            score = score + finer
+            del finer
         return F.crop(getattr(self, self.last)(score), x.shape[2:], self.offset)
 
 

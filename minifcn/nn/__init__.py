@@ -16,7 +16,7 @@ from .layers import (
     ReLU,
 )
 from .module import LayerError, Module, Parameter, StateError, Unmatched, evaluation_mode
-from .sequential import Sequential
+from .sequential import Sequential, in_turn
 
 __all__ = [
     "AvgPool2d",
@@ -35,5 +35,6 @@ __all__ = [
     "StateError",
     "Unmatched",
     "evaluation_mode",
+    "in_turn",
     "init",
 ]
