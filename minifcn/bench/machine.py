@@ -1,0 +1,111 @@
+"""The computer on which a benchmark runs: what it is, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._version import __version__
+from ..about import blas_warning
+from . import measure
+from .load import disturbed, wait_for_quiet
+from .process import Worker
+from .sides import OURS
+
+SIDE = 2048  # of the square matrices whose product counts as the peak
+
+
+def facts(threads: int) -> dict[str, Any]:
+    """Return what is known without measuring: processor, versions, threads, time.
+
+    >>> list(facts(1))[:4]
+    ['processor', 'processors', 'threads', 'system']
+    """
+    return {
+        "processor": _processor(),
+        "processors": os.cpu_count(),
+        "threads": threads,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "minifcn": __version__,
+        "date": datetime.now().astimezone().isoformat(timespec="minutes"),
+        "command": shlex.join([_program(Path(sys.argv[0])), *sys.argv[1:]]),
+    }
+
+
+def _program(path: Path) -> str:
+    """Return the name of a program; that of its folder if it is a package's __main__.py."""
+    return path.parent.name if path.stem == "__main__" else path.name
+
+
+def version_of(package: str) -> str:
+    """Return the version of an installed package, without importing it.
+
+    >>> version_of("numpy") == np.__version__
+    True
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # found, but not installed: a folder beside this one
+        return "of unknown version"
+
+
+def _processor() -> str:
+    """Return the processor's name, as Linux tells it; elsewhere what Python knows."""
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def warnings() -> list[str]:
+    """Return what makes all figures on this computer worth less than they could be."""
+    warning = blas_warning()
+    return [warning] if warning else []
+
+
+class Peaks(NamedTuple):
+    """How fast NumPy multiplies matrices: GFLOP/s by number of threads, and which BLAS does it.
+
+    ``doubtful`` tells whether other programs computed meanwhile: then they may be too low.
+    """
+
+    gflops: dict[str, float]
+    blas: str
+    doubtful: bool
+
+
+def sgemm_peaks(threads: int) -> Peaks:
+    """Measure the best of twelve products of 2048 x 2048 matrices in float32, apart."""
+    with Worker(OURS, threads) as worker:
+        answers = {str(n): _peak(worker, n) for n in (threads, 1)}
+    blas = [
+        f"{lib['internal_api']} {lib['version']}, kernels for {lib['architecture']}, "
+        f"{lib['threading_layer']}"
+        for lib in answers[str(threads)]["blas"]
+    ]
+    peaks = {name: answer["gflops"] for name, answer in answers.items()}
+    doubtful = any(disturbed(answer["others"]) for answer in answers.values())
+    return Peaks(peaks, "; ".join(blas) or "unknown to threadpoolctl", doubtful)
+
+
+def _peak(worker: Worker, threads: int) -> dict[str, Any]:
+    """Return the first attempt that nobody disturbed, or the fastest of a few."""
+    found: list[dict[str, Any]] = []
+    for attempt in range(measure.TRIES):
+        if attempt:
+            wait_for_quiet(measure.PATIENCE)
+        found.append(worker.ask("peak", size=SIDE, threads=threads))
+        if not disturbed(found[-1]["others"]):
+            return found[-1]
+    return max(found, key=lambda answer: answer["gflops"])

@@ -1,0 +1,220 @@
+"""PyTorch's side: for each kind of case a function that returns what is to be timed.
+
+``how["layout"]`` is the order of images and weights in memory, ``how["sgd"]`` the form of SGD.
+PyTorch is imported when a case is built, so that this file can be read where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import inputs, works
+from .ours import Builder, Task, Tasks
+from .torch_twin import Twin, placed
+from .works import Settings
+
+
+def start(threads: int) -> str:
+    """Import PyTorch, give it so many threads, and return its version."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return str(torch.__version__)
+
+
+def training_step(settings: Settings, how: dict[str, str]) -> Tasks:
+    """Build a step: forward, cross-entropy, backward, SGD; it returns the loss."""
+    import torch
+
+    twin = Twin(inputs.new_net(settings), how["layout"])
+    images, labels = inputs.images_and_labels(settings)
+    x, y = placed(images, how["layout"]), torch.from_numpy(labels)
+    return {"step": Task(_step(twin, x, y, _sgd(twin.parameters, how)))}
+
+
+def _step(net: Callable[[Any], Any], x: Any, y: Any, optimizer: Any) -> Callable[[], float]:
+    import torch.nn.functional as T
+
+    def step() -> float:
+        loss = T.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def _sgd(parameters: list[Any], how: dict[str, str]) -> Any:
+    """Return PyTorch's SGD: as it comes (on a CPU that is a loop), or in one of its two others."""
+    import torch
+
+    form = how.get("sgd", "default")
+    option = {} if form == "default" else {form: True}
+    return torch.optim.SGD(
+        parameters, inputs.LR, inputs.MOMENTUM, weight_decay=inputs.DECAY, **option
+    )
+
+
+def inference(settings: Settings, how: dict[str, str]) -> Tasks:
+    """Build a forward pass with nothing recorded."""
+    import torch
+
+    twin = Twin(inputs.new_net(settings).eval(), how["layout"])
+    x = placed(inputs.images_and_labels(settings)[0], how["layout"])
+
+    def forward() -> Any:
+        with torch.inference_mode():
+            return twin(x)
+
+    return {"forward": Task(forward)}
+
+
+def convolution(settings: Settings, how: dict[str, str]) -> Tasks:
+    """Build a convolution without bias, and its two gradients."""
+    import torch
+
+    x, weight, g = (placed(array, how["layout"]) for array in inputs.layer_arrays(settings))
+    stride, padding = [settings["stride"]] * 2, [settings["padding"]] * 2
+    plain = None, stride, padding, [1, 1], False, [0, 0], settings["groups"]
+
+    def gradient(which: int) -> Callable[[], Any]:
+        mask = [which == i for i in range(3)]  # of the input, the weight, the bias
+        return lambda: torch.ops.aten.convolution_backward(g, x, weight, *plain, mask)[which]
+
+    tasks = {"forward": Task(lambda: torch.ops.aten.convolution(x, weight, *plain))}
+    if not settings["first"]:
+        tasks["data gradient"] = Task(gradient(0))
+    return tasks | {"weight gradient": Task(gradient(1))}
+
+
+def pooling(settings: Settings, how: dict[str, str]) -> Tasks:
+    """Build maxima of 2x2 pixels, and their gradient."""
+    import torch.nn.functional as T
+
+    def pool(x: Any) -> Any:
+        return T.max_pool2d(x, 2, ceil_mode=True)
+
+    return _both_ways(pool, settings, how)
+
+
+def rectifier(settings: Settings, how: dict[str, str]) -> Tasks:
+    """Build ReLU, in place as `Twin` has it, and its gradient."""
+    import torch
+
+    tasks = _both_ways(torch.relu, settings, how)
+    x = placed(inputs.channels_last(np.random.default_rng(2), settings["x"]), how["layout"])
+    return tasks | {"forward": Task(lambda: torch.relu_(x))}
+
+
+def bias_gradient(settings: Settings, how: dict[str, str]) -> Tasks:
+    """Build the sum of a gradient over images and pixels."""
+    g = placed(inputs.channels_last(np.random.default_rng(2), settings["x"]), how["layout"])
+    return {"gradient": Task(lambda: g.sum((0, 2, 3)))}
+
+
+def _both_ways(operation: Any, settings: Settings, how: dict[str, str]) -> Tasks:
+    rng = np.random.default_rng(2)
+    x = placed(inputs.channels_last(rng, settings["x"]), how["layout"])
+    shape = operation(x).shape
+    g = placed(inputs.channels_last(rng, shape), how["layout"])
+    return {
+        "forward": Task(lambda: operation(x)),
+        "backward": Task(_gradient(operation, x, g)),
+    }
+
+
+def _gradient(operation: Any, x: Any, g: Any) -> Callable[[], Any]:
+    """Return a function that differentiates an operation, already computed, in its input."""
+    import torch
+
+    x = x.detach().requires_grad_()
+    y = operation(x)
+    return lambda: torch.autograd.grad(y, x, g, retain_graph=True)[0]
+
+
+def cross_entropy(settings: Settings, how: dict[str, str]) -> Tasks:
+    """Build softmax cross-entropy together with its gradient in the scores."""
+    import torch
+
+    rng = np.random.default_rng(2)
+    n, classes, height, width = settings["x"]
+    x = placed(inputs.channels_last(rng, settings["x"]), how["layout"]).requires_grad_()
+    labels = torch.from_numpy(rng.integers(0, classes, (n, height, width)))
+
+    def both() -> Any:
+        return torch.autograd.grad(torch.nn.functional.cross_entropy(x, labels), x)[0]
+
+    return {"forward and backward": Task(both)}
+
+
+def upsampling(settings: Settings, how: dict[str, str]) -> Tasks:
+    """Build bilinear upsampling, each class by itself, and its gradient in the scores."""
+    import torch
+
+    from ..nn.init import bilinear_kernel
+
+    rng = np.random.default_rng(2)
+    factor, classes = settings["factor"], settings["x"][1]
+    x = placed(inputs.channels_last(rng, settings["x"]), how["layout"])
+    kernel = bilinear_kernel(2 * factor).astype(np.float32)
+    weight = placed(np.tile(kernel, (classes, 1, 1, 1)), how["layout"])  # (C, 1, k, k)
+
+    def enlarge(x: Any) -> Any:
+        return torch.nn.functional.conv_transpose2d(x, weight, stride=factor, groups=classes)
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return enlarge(x)
+
+    g = placed(inputs.channels_last(rng, forward().shape), how["layout"])
+    return {"forward": Task(forward), "backward": Task(_gradient(enlarge, x, g))}
+
+
+def update(settings: Settings, how: dict[str, str]) -> Tasks:
+    """Build an update of all parameters of a net by SGD, with gradients that stay."""
+    parameters = Twin(inputs.new_net(settings), "contiguous").parameters
+    for parameter in parameters:
+        parameter.grad = parameter.detach() * 0.1
+    optimizer = _sgd(parameters, how)
+
+    def step() -> Any:
+        optimizer.step()
+        return parameters[0].detach()
+
+    return {"update": Task(step)}
+
+
+def common_step(settings: Settings, how: dict[str, str]) -> Tasks:
+    """Build the step that all libraries can do; it returns the loss."""
+    import torch
+    import torch.nn.functional as T
+
+    start = inputs.common_start(settings)
+    x, y = placed(start.pop("images"), how["layout"]), torch.from_numpy(start.pop("labels")).long()
+    parameters = [torch.nn.Parameter(placed(a, how["layout"])) for a in start.values()]
+    w1, b1, w2, b2, w3, b3 = parameters
+
+    def net(x: Any) -> Any:
+        h = T.max_pool2d(T.relu(T.conv2d(x, w1, b1, padding=1), inplace=True), 2)
+        h = T.max_pool2d(T.relu(T.conv2d(h, w2, b2, padding=1), inplace=True), 2)
+        return T.conv2d(h, w3, b3)
+
+    return {"step": Task(_step(net, x, y, torch.optim.SGD(parameters, inputs.COMMON_LR)))}
+
+
+BUILDERS: dict[str, Builder] = {
+    works.TRAIN: training_step,
+    works.INFER: inference,
+    works.LAYER: convolution,
+    works.POOL: pooling,
+    works.RELU: rectifier,
+    works.BIAS: bias_gradient,
+    works.LOSS: cross_entropy,
+    works.UPSAMPLING: upsampling,
+    works.UPDATE: update,
+    works.COMMON: common_step,
+}
