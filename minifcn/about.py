@@ -14,12 +14,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import threadpoolctl
 
-from . import models, weights
+from . import memory, models, weights
 from ._version import __version__
 from .backend import probe_cuda
 from .data import Dataset, landcover, shapes
 from .kernels.threads import num_threads
 from .metrics import ConfusionMatrix
+from .tiling import margins
 
 Facts: TypeAlias = dict[str, str]  # in the order in which they are shown
 
@@ -51,13 +52,16 @@ def machine() -> Facts:
     }
 
 
-def weight_file(path: str | Path) -> Facts:
-    """Return what a weight file holds; its tensors are not read."""
+def weight_file(path: str | Path, image: tuple[int, int] | None = None) -> Facts:
+    """Return what a weight file holds, and its net's memory for an image (height, width).
+
+    Its tensors are not read.
+    """
     header = weights.read_header(path)
     numbers = sum(math.prod(shape) for shape in header.shapes.values())
     rule = header.preprocessing
     pixel = "pixel" if rule.scale == 1 else f"pixel / {1 / rule.scale:g}"
-    return {
+    facts = {
         "file": f"{path} ({Path(path).stat().st_size / 1e6:,.1f} MB)",
         "model": weights.title(header.config),
         "parameters": f"{numbers:,} numbers ({header.dtype}) in {len(header.shapes)} tensors",
@@ -66,10 +70,11 @@ def weight_file(path: str | Path) -> Facts:
         "origin": header.origin or "not told",
         "written by": f"minifcn {header.minifcn}",
     }
+    return facts | (memory_facts(models.build(**header.config), *image) if image else {})
 
 
-def model(name: str, backbone: str, classes: int) -> Facts:
-    """Return the size and the geometry of a net.
+def model(name: str, backbone: str, classes: int, image: tuple[int, int] | None = None) -> Facts:
+    """Return the size and the geometry of a net, and its memory for an image (height, width).
 
     >>> model("fcn32s", "small", 4)["model"].partition(", widths")[0]
     'fcn32s(num_classes=4, backbone=small'
@@ -84,12 +89,40 @@ def model(name: str, backbone: str, classes: int) -> Facts:
         for skip in net.skips
     ]
     top, left = net.offset
-    return {
+    high, wide = margins(net, 0), margins(net, 1)
+    facts = {
         "model": weights.title(net.config),
         "parameters": f"{count:,} ({size / 1e6:,.1f} MB)",
         "receptive field": f"{field} x {field} pixels, for a score at stride 32",
         "skips": "\n".join(skips) or "none",
         "crop": f"{net.last} is cropped by {top} at the top and {left} at the left",
+        "tiles": (
+            f"overlap by {high.overlap} rows and {wide.overlap} columns; the smallest have "
+            f"{high.smallest} x {wide.smallest} pixels (height x width)"
+        ),
+    }
+    return facts | (memory_facts(net, *image) if image else {})
+
+
+def memory_facts(net: models.FCN, height: int, width: int) -> Facts:
+    """Return how much memory a net is predicted to need for an image of some size.
+
+    >>> list(memory_facts(models.fcn8s(4, "small"), 375, 500))
+    ['inference', 'training step']
+    """
+
+    def line(need: memory.Memory, weights: str) -> str:
+        total, own, arrays, buffers = (f"{size / 1e6:,.0f} MB" for size in (need.total, *need[:3]))
+        return (
+            f"{total} for an image of {height} x {width} pixels (height x width): {own} {weights}, "
+            f"{arrays} arrays (at most, at {need.largest}), {buffers} buffers"
+        )
+
+    return {
+        "inference": line(memory.inference(net, height, width), "weights"),
+        "training step": line(
+            memory.training(net, height, width), "weights, gradients and momenta"
+        ),
     }
 
 

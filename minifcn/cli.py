@@ -17,8 +17,11 @@ from typer.core import TyperGroup
 
 from ._version import __version__
 from .backend import Error
+from .cli_bench import EXAMPLES as BENCH_EXAMPLES
+from .cli_bench import bench
 from .cli_train import EXAMPLE as TRAIN_EXAMPLE
 from .cli_train import train
+from .kernels.heap import keep_freed_memory
 from .options import Absent, CommandError, Data, Device, Seed, Weights, complain
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line (without the program's name), print errors as one line, and exit."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     given.sort(key=lambda argument: argument != "--debug")  # it may stand anywhere: move it first
+    keep_freed_memory()  # this process does nothing else
     try:
         app(given, prog_name="minifcn")
     except Exception as error:
@@ -102,6 +106,7 @@ def demo(
 
 
 app.command(epilog=TRAIN_EXAMPLE)(train)
+app.command(epilog=BENCH_EXAMPLES)(bench)
 
 
 @app.command(
@@ -162,18 +167,34 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.", show_default=False)],
     device: Device = "cpu",
+    tile: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|off|N",
+            help="Let the net see tiles of N pixels a side at most; auto: only if the memory that "
+            "is free calls for it.",
+        ),
+    ] = "auto",
 ) -> None:
     """Label images: for each, write class numbers (NAME.png) and a picture (NAME_overlay.png)."""
     from .predict import find_images, predict_files
     from .progress import show_progress
     from .weights import load
 
+    size = _tile_size(tile)
     files, skipped = find_images(images)
     for path in skipped:
         complain(f"skipped {path}: {'a folder' if path.is_dir() else 'not an image'}")
     loaded = load(weights)
     with show_progress("images") as progress:
-        done = predict_files(loaded, files, out, device=device, progress=progress)
+        done = predict_files(loaded, files, out, device=device, tile=size, progress=progress)
+    for job in done:
+        if len(job.tiles) > 1:
+            rows, columns = job.tiles[0]
+            print(
+                f"{job.image}: the net saw {len(job.tiles)} tiles of at most {rows.size} x "
+                f"{columns.size} pixels (height x width)"
+            )
     some = done[0].label.name, done[0].overlay.name
     print(f"{len(done)} image{'s' * (len(done) != 1)} labelled: see {out}/{some[0]} and {some[1]}")
 
@@ -226,7 +247,7 @@ def gradcheck(
 
 @app.command(
     epilog="Examples: [cyan]minifcn info[/], [cyan]minifcn info fcn8s[/], "
-    "[cyan]minifcn info demo/fcn8s/best.safetensors[/]"
+    "[cyan]minifcn info demo/fcn8s/best.safetensors --size 2000x3000[/]"
 )
 def info(
     subject: Annotated[
@@ -235,17 +256,26 @@ def info(
     ] = None,
     backbone: Annotated[str, typer.Option(help="Of a model: vgg16 or small.")] = "vgg16",
     classes: Annotated[int, typer.Option(help="Of a model.")] = 21,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|HxW", help="Predict the memory for an image of this height and width."
+        ),
+    ] = None,
 ) -> None:
     """Tell about this machine, about a weight file, or about a model."""
     from . import about
     from .models import MODELS
 
+    pixels = None if size is None else _height_and_width(size)
+    if pixels and subject is None:
+        raise CommandError(f"--size {size}: name the model, or the weight file, that it is for")
     if subject is None:
         facts = about.machine()
     elif subject in MODELS and not Path(subject).is_file():
-        facts = about.model(subject, backbone, classes)
+        facts = about.model(subject, backbone, classes, pixels)
     elif Path(subject).exists():
-        facts = about.weight_file(subject)
+        facts = about.weight_file(subject, pixels)
     else:
         raise CommandError(f"{subject}: no such file, and no model: these are {', '.join(MODELS)}")
     width = max(map(len, facts))
@@ -253,6 +283,22 @@ def info(
         print(f"{name:<{width}}  {value}".replace("\n", "\n" + " " * (width + 2)))
     if subject is None and (warning := about.blas_warning()):
         complain(f"warning: {warning}")
+
+
+def _tile_size(text: str) -> Any:
+    """Return what ``--tile`` means: "auto", None for off, or a number."""
+    if text not in ("auto", "off") and not (text.isdecimal() and int(text) > 0):
+        raise CommandError(f"--tile {text}: it must be auto, off, or a number of pixels, as 1024")
+    return int(text) if text.isdecimal() else {"off": None}.get(text, text)
+
+
+def _height_and_width(text: str) -> tuple[int, int]:
+    """Return the two numbers of ``--size``."""
+    height, cross, width = text.partition("x")
+    numbers = (height, width if cross else height)
+    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        raise CommandError(f"--size {text}: it must be a number of pixels, as 500, or 375x500")
+    return int(numbers[0]), int(numbers[1])
 
 
 def check_classes(path: Path, loaded: Loaded, dataset: Dataset) -> None:

@@ -14,8 +14,11 @@ from .data import Preprocessing, read_image, save_label
 from .data.folder import IMAGE_ENDINGS
 from .data.images import save_image
 from .nn import Module, evaluation_mode
+from .tiling import Tile, TileSize, cut
 from .viz import annotated
 from .weights import Loaded
+
+ROWS = 64  # whose classes are found at a time
 
 
 class PredictionError(Error, ValueError):
@@ -33,15 +36,24 @@ class Prediction(NamedTuple):
         PNG of class numbers, in the classes' colours.
     overlay
         PNG of the image under the colours, with a legend.
+    tiles
+        The parts of the image that the net saw, one if it saw it as a whole.
     """
 
     image: Path
     label: Path
     overlay: Path
+    tiles: tuple[Tile, ...] = ()
 
 
 def predict(
-    model: Module, image: np.ndarray, preprocessing: Preprocessing, device: str | None = None
+    model: Module,
+    image: np.ndarray,
+    preprocessing: Preprocessing,
+    device: str | None = None,
+    *,
+    tile: TileSize = "auto",
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Return the most likely class of each pixel of an image.
 
@@ -55,6 +67,10 @@ def predict(
         What the net was trained with; a weight file holds it.
     device
         Where to compute: the model is moved there, and stays. None: where it is.
+    tile
+        How much of the image the net sees at a time: see `minifcn.tiling.cut`.
+    progress
+        Is called as ``progress(done, total)`` after each tile.
 
     Returns
     -------
@@ -67,6 +83,8 @@ def predict(
         If the image is not one image, does not fit into memory, or makes the scores overflow.
     DataError
         If the image is not uint8 with three channels.
+    TilingError
+        If this net cannot be given such tiles.
 
     Examples
     --------
@@ -79,26 +97,62 @@ def predict(
         raise PredictionError(
             f"image has shape {image.shape}: it must be (H, W, 3), with at least one pixel"
         )
+    _move(model, device)
+    parts = cut(model, image.shape[0], image.shape[1], tile)
+    return _label(model, image, preprocessing, parts, progress)
+
+
+def _move(model: Module, device: str | None) -> None:
+    """Move a net to a device, if one is named; the error for a wrong name is that of a device."""
+    if device:
+        to_device(np.zeros(1), device)
+        model.to(device)
+
+
+def _label(
+    model: Module,
+    image: np.ndarray,
+    preprocessing: Preprocessing,
+    parts: Sequence[Tile],
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """Return the most likely class of each pixel, part by part: see `predict`."""
+    label = np.empty(image.shape[:2], np.uint8)
+    for done, tile in enumerate(parts, start=1):
+        _label_part(model, image, preprocessing, tile, label)
+        if progress:
+            progress(done, len(parts))
+    return label
+
+
+def _label_part(
+    model: Module, image: np.ndarray, preprocessing: Preprocessing, tile: Tile, label: np.ndarray
+) -> None:
+    """Write the classes of a tile to label (H, W); the scores end here, before the next tile's."""
+    rows, columns = tile
+    seen = image[rows.seen, columns.seen]
     first = next(iter(model.parameters()))
-    # (H, W, 3) -> (1, 3, H, W), with the net's kind of numbers
-    x = preprocessing(image)[None].astype(first.dtype, copy=False)
-    device = device or first.device
-    x = to_device(x, device)
-    model.to(device)
     try:
+        # (h, w, 3) -> (1, 3, h, w), with the net's kind of numbers, where the net is
+        x = preprocessing(seen)[None].astype(first.dtype, copy=False)
         with evaluation_mode(model):
-            scores = model(Tensor(x)).data
+            scores = model(Tensor(to_device(x, first.device))).data
     except MemoryError as error:
         raise PredictionError(
-            f"image of {image.shape[0]} x {image.shape[1]} pixels (height x width) needs more "
-            f"memory than there is ({error}): make it smaller, or cut it into parts"
+            f"an image of {seen.shape[0]} x {seen.shape[1]} pixels (height x width) needs more "
+            f"memory than there is ({error}): make it smaller, or use (smaller) tiles"
         ) from error
+    scores, kept = scores[0, :, rows.inner, columns.inner], label[rows.kept, columns.kept]
     if not xp_of(scores).isfinite(scores.max()):
         raise PredictionError(
             "the net's scores are not finite: its weights have overflowed, or it was trained with "
             "another preprocessing"
         )
-    return to_numpy(scores.argmax(axis=1)[0].astype(np.uint8))  # (1, K, H, W) -> (H, W)
+    for top in range(0, len(kept), ROWS):  # argmax takes memory for a copy, and for 64 bits a pixel
+        some = slice(top, top + ROWS)
+        kept[some] = to_numpy(
+            scores[:, some].argmax(axis=0).astype(np.uint8)
+        )  # (K, h, w) -> (h, w)
 
 
 def find_images(inputs: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
@@ -167,7 +221,8 @@ def predict_files(
     out: str | Path,
     *,
     device: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    tile: TileSize = "auto",
+    progress: Callable[[float, int], None] | None = None,
 ) -> list[Prediction]:
     """Label image files: write NAME.png and NAME_overlay.png into a folder for each.
 
@@ -182,10 +237,11 @@ def predict_files(
         Files in any image format and colour mode; `find_images` lists those in a folder.
     out
         The folder, made if it is not there. Results of an earlier run are replaced, images never.
-    device
+    device, tile
         As for `predict`.
     progress
-        Is called as ``progress(done, total)`` after each image.
+        Is called as ``progress(done, total)`` after each image, and after each tile of it, when
+        ``done`` is not a whole number.
 
     Raises
     ------
@@ -203,19 +259,22 @@ def predict_files(
         raise PredictionError(
             f"{out}: this folder cannot be made: {error.strerror or error}"
         ) from error
+    _move(loaded.model, device)
     done, unreadable = [], []
-    for number, job in enumerate(jobs, start=1):
+    for number, job in enumerate(jobs):
         try:
             image = read_image(job.image)
         except Error as error:  # one bad file must not cost the work on the others
             unreadable.append(error)
         else:
-            label = predict(loaded.model, image, loaded.preprocessing, device)
+            parts = cut(loaded.model, image.shape[0], image.shape[1], tile)
+            by_tile = _within(progress, number, len(jobs))
+            label = _label(loaded.model, image, loaded.preprocessing, parts, by_tile)
             save_label(job.label, label, loaded.palette)
             save_image(job.overlay, annotated(image, label, loaded.classes, loaded.palette))
-            done.append(job)
+            done.append(job._replace(tiles=tuple(parts)))
         if progress:
-            progress(number, len(jobs))
+            progress(number + 1, len(jobs))
     if len(unreadable) == 1:
         raise unreadable[0]
     if unreadable:
@@ -224,3 +283,15 @@ def predict_files(
             several.add_note(str(each))
         raise several
     return done
+
+
+def _within(
+    progress: Callable[[float, int], None] | None, number: int, images: int
+) -> Callable[[int, int], None]:
+    """Return a function that is told about an image's tiles, and tells about all images."""
+
+    def tell(done: int, tiles: int) -> None:
+        if progress and done < tiles:  # the last tile is not yet a finished image
+            progress(number + done / tiles, images)
+
+    return tell

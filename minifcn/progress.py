@@ -169,7 +169,7 @@ class TerminalObserver(Observer):
 
 
 @contextmanager
-def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+def show_progress(unit: str) -> Iterator[Callable[[float, int], None]]:
     """Show a bar in a terminal, for work that takes more than two seconds.
 
     Yields a function to call with the numbers of things done and of all.

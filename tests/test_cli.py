@@ -285,6 +285,34 @@ def test_predict(run, net, photo, tmp_path):
     assert (tmp_path / "out" / "photo_overlay.png").is_file()
 
 
+def test_predict_in_tiles(run, net, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 401, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    told = {}
+    for tile in ("300", "off", "auto"):
+        code, told[tile], _ = run(
+            "predict", net, tmp_path / "wide.png", "--out", tmp_path / tile, "--tile", tile
+        )
+        assert code == 0
+    assert (
+        "wide.png: the net saw 5 tiles of at most 40 x 288 pixels (height x width)" in told["300"]
+    )
+    assert "the net saw" not in told["off"] + told["auto"]
+    tiled, whole = (data.read_label(tmp_path / tile / "wide.png") for tile in ("300", "off"))
+    assert (tiled != whole).mean() < 1e-3
+
+
+@pytest.mark.parametrize("tile", ["-1", "0", "big", "1.5", ""])
+def test_tiles_of_no_size(run, net, photo, tmp_path, tile):
+    fails(run("predict", net, photo, "--out", tmp_path, f"--tile={tile}"), "must be auto, off, or")
+
+
+def test_tiles_that_are_too_small(run, net, tmp_path):
+    Image.new("RGB", (401, 40)).save(tmp_path / "wide.png")
+    answer = run("predict", net, tmp_path / "wide.png", "--out", tmp_path / "out", "--tile", "64")
+    fails(answer, "tile=64 is too small", "at least 40 x 288")
+
+
 def test_missing_weights(run, photo, tmp_path):
     fails(run("predict", tmp_path / "no", photo, "--out", tmp_path), "no: no such file")
 
@@ -422,6 +450,30 @@ def test_info_about_a_small_net(run):
     assert code == 0
     assert "fcn32s(num_classes=3, backbone=small, widths=(24, 48, 64, 96, 96)," in out
     assert "none" in out[out.index("skips") :]
+
+
+def test_info_about_memory(run, net):
+    code, out, _ = run("info", "fcn8s", "--backbone", "small", "--size", "375x500")
+    assert code == 0
+    for text in (
+        "inference ",
+        "training step ",
+        " MB for an image of 375 x 500 pixels",
+        " MB buffers",
+    ):
+        assert text in out
+    code, out, _ = run("info", net, "--size", "500")
+    assert code == 0
+    assert " MB for an image of 500 x 500 pixels" in out
+
+
+@pytest.mark.parametrize("size", ["0", "x", "3x", "x3", "3x4x5", "-3", "big"])
+def test_info_about_no_size(run, size):
+    fails(run("info", "fcn8s", f"--size={size}"), f"--size {size}: it must be", "375x500")
+
+
+def test_info_about_the_memory_of_nothing(run):
+    fails(run("info", "--size", "500"), "name the model, or the weight file")
 
 
 def test_info_about_a_net_that_cannot_be(run):

@@ -1,5 +1,7 @@
 """Labelling arrays and files: right classes, safe file names, nothing changed in the net."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,6 +109,22 @@ def test_the_mode_comes_back_after_an_error():
     assert seen == [(False, False)]
     assert net.training
     assert is_recording()
+
+
+def test_only_the_scores_of_one_tile_are_there_at_a_time():
+    """The scores of the whole image would take 9 MB."""
+    net = tiny(num_classes=40)
+    image = np.zeros((100, 601, 3), np.uint8)
+    predict(net, image, data.UNIT, tile=288)  # now all buffers are there
+    tracemalloc.start()
+    predict(net, image, data.UNIT, tile=288)
+    tiled = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    predict(net, image, data.UNIT, tile=None)
+    whole = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert whole > 601 * 100 * 40 * 4
+    assert tiled < 0.55 * whole
 
 
 def test_a_float64_net():
@@ -242,6 +260,21 @@ def test_every_kind_of_image_in_a_folder(photos, loaded, tmp_path):
     with Image.open(tmp_path / "new" / "out" / "b.png") as picture:
         assert picture.convert("RGB").getpixel((0, 0)) == (0, 0, 255)
     assert data.read_label(tmp_path / "new" / "out" / "gray.png").shape == (5, 7)
+
+
+def test_progress_within_an_image(photos, loaded, tmp_path):
+    Image.new("RGB", (340, 9), (0, 200, 0)).save(photos / "b.png")
+    calls = []
+    jobs = predict_files(
+        loaded,
+        [photos / "b.png", photos / "gray.jpg"],
+        tmp_path,
+        tile=300,
+        progress=lambda *n: calls.append(n),
+    )
+    assert [len(job.tiles) for job in jobs] == [2, 1]
+    assert calls == [(0.5, 2), (1, 2), (2, 2)]
+    assert (data.read_label(tmp_path / "b.png") == 1).all()
 
 
 def test_the_overlay_shows_image_and_legend(photos, loaded, tmp_path):

@@ -1,0 +1,226 @@
+"""What a net needs is predicted right, and under no_grad it keeps nothing that it needs no more."""
+
+import subprocess
+import sys
+import time
+import tracemalloc
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minifcn import functional as F
+from minifcn import memory, models
+from minifcn.autograd import Tensor
+from minifcn.memory import available, inference, training
+from minifcn.nn import evaluation_mode
+from minifcn.optim import SGD, bias_groups
+
+NARROW = {
+    "stages": ((8, 8), (16, 16), (24, 24, 24), (32, 32, 32), (32, 32, 32)),
+    "hidden": 64,
+}
+CLOSE = 0.15  # how far a prediction may be off
+
+
+def small(name, classes=9, **options):
+    return models.build(name, num_classes=classes, backbone="small", **options)
+
+
+def vgg(name, classes=5):
+    return models.build(name, num_classes=classes, backbone="vgg16", **NARROW)
+
+
+def images(height, width, count=1):
+    return np.ones((count, height, width, 3), np.float32).transpose(0, 3, 1, 2)
+
+
+def forward_pass(net, height, width):
+    with evaluation_mode(net):
+        net(Tensor(images(height, width)))
+
+
+def training_step(net, optimizer, count, height, width):
+    labels = np.zeros((count, height, width), np.uint8)
+    loss = F.cross_entropy(net(Tensor(images(height, width, count))), Tensor(labels))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def peak_of(work):
+    """Return the bytes that a piece of work has at most; the second time, with warm buffers."""
+    work()
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+# Inference
+
+
+@pytest.mark.parametrize("net", [small("fcn32s"), vgg("fcn8s")], ids=["small", "vgg"])
+def test_no_activation_outlives_its_use(net):
+    """Before each layer only those arrays are there that it or a later one reads."""
+    plan = memory.Plan(net, 60, 70, 1, training=False).steps
+    made = {}
+
+    def watch(number, step):
+        def forward(x):
+            later = {read.array for follower in plan[number:] for read in follower.reads}
+            for _ in range(100):  # a thread that came too late to help may hold on for a moment
+                there = {name for name, array in made.items() if array() is not None}
+                if there <= later:
+                    break
+                time.sleep(0.01)
+            assert there <= later, step.name
+            y = type(step.layer).forward(step.layer, x)
+            owner = y.data
+            while isinstance(owner.base, np.ndarray):
+                owner = owner.base
+            made[step.name] = weakref.ref(owner)
+            return y
+
+        step.layer.forward = forward
+
+    try:
+        for number, step in enumerate(plan):
+            if step.layer is not None:
+                watch(number, step)
+        forward_pass(net, 60, 70)
+    finally:
+        for step in plan:
+            if step.layer is not None:
+                del step.layer.forward
+    assert len(made) > 15
+
+
+def test_a_peak_that_was_reckoned_by_hand():
+    """The paper's trunk with few channels, 301 x 299 pixels: the first stage has 499 x 497."""
+    image, stage1 = 301 * 299 * 3, 499 * 497 * 8
+    transformed = 6 * 3 * 8 * 8  # Winograd's form of the weight
+    numbers = image + stage1 + stage1 + transformed  # input and output of conv1_2
+    net = vgg("fcn32s")
+    need = inference(net, 301, 299)
+    assert (need.arrays, need.largest) == (4 * numbers, "conv1_2")
+    assert peak_of(lambda: forward_pass(net, 301, 299)) == pytest.approx(4 * numbers, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("net", "height", "width"),
+    [
+        (small("fcn8s"), 700, 901),
+        (small("fcn32s", classes=21), 640, 480),  # the scores are the largest
+        (vgg("fcn8s"), 401, 303),
+        (vgg("fcn16s"), 300, 500),
+    ],
+)
+def test_the_peak_of_inference(net, height, width):
+    need = inference(net, height, width)
+    measured = peak_of(lambda: forward_pass(net, height, width))
+    assert need.arrays == pytest.approx(measured, rel=CLOSE)
+    assert need.weights == sum(parameter.data.nbytes for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("net", "count", "height", "width"),
+    [
+        (small("fcn8s"), 8, 96, 96),
+        (small("fcn8s", dropout=0.5), 2, 200, 301),
+        (vgg("fcn8s"), 1, 301, 280),
+        (vgg("fcn32s"), 1, 250, 400),
+    ],
+)
+def test_the_peak_of_a_training_step(net, count, height, width):
+    optimizer = SGD(bias_groups(net, 0.01, 5e-4), 0.01, 0.9, 5e-4)
+    net.train()
+    before = {name: p.data.nbytes for name, p in net.named_parameters() if p.requires_grad}
+    measured = peak_of(lambda: training_step(net, optimizer, count, height, width))
+    need = training(net, height, width, count)
+    # Weights, momenta and the gradients of the step before are there already.
+    assert need.arrays == pytest.approx(measured, rel=CLOSE)
+    own = inference(net, height, width).weights
+    assert need.weights == own + 2 * sum(before.values())
+
+
+def with_large_fc6():
+    """A net whose fc6 has a large weight and sees few pixels."""
+    return models.fcn32s(2, "vgg16", stages=((2,), (2,), (2,), (2,), (512,)), hidden=512)
+
+
+TOTAL = """
+import tracemalloc
+tracemalloc.start()
+from tests.test_memory import forward_pass, inference, small, with_large_fc6
+net = {net}
+start = tracemalloc.get_traced_memory()[0]
+for _ in range(2):
+    tracemalloc.reset_peak()
+    forward_pass(net, 500, 600)
+print(tracemalloc.get_traced_memory()[1] - start, inference(net, 500, 600).extra)
+"""
+
+
+@pytest.mark.parametrize("net", ["small('fcn8s')", "with_large_fc6()"])
+def test_buffers_count_too(net):
+    answer = subprocess.run(
+        [sys.executable, "-c", TOTAL.format(net=net)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    measured, predicted = map(int, answer.stdout.split())
+    assert predicted == pytest.approx(measured, rel=CLOSE)
+
+
+def test_double_precision_takes_twice_as_much():
+    net = small("fcn8s")
+    single = inference(net, 300, 300).arrays
+    assert inference(net.to(np.float64), 300, 300).arrays == pytest.approx(2 * single, rel=0.02)
+
+
+def test_more_images_take_more():
+    one, four = (training(small("fcn8s"), 256, 256, images=n).arrays for n in (1, 4))
+    assert 3.5 < four / one < 4.1
+
+
+# The memory that there is
+
+
+def test_the_memory_of_this_machine():
+    free = available(np.zeros(1))
+    assert free is None or 1 << 20 < free < 1 << 50
+
+
+@pytest.mark.parametrize(
+    ("kernel", "container", "expected"),
+    [
+        ("MemTotal: 9 kB\nMemAvailable:   4000 kB\n", "max\n", 4000 * 1024),
+        ("MemAvailable:   4000 kB\n", "1000000\n", 1000000),
+        (None, "5000000\n", 5000000),
+    ],
+)
+def test_the_least_limit_counts(tmp_path, monkeypatch, kernel, container, expected):
+    files = {}
+    for (pattern, unit), text in zip(memory.LIMITS.values(), (kernel, container), strict=True):
+        file = tmp_path / str(unit)
+        files[file] = (pattern, unit)
+        if text:
+            file.write_text(text)
+    monkeypatch.setattr(memory, "LIMITS", files)
+    assert available(np.zeros(1)) == expected
+
+
+def test_where_the_system_tells_less(monkeypatch):
+    monkeypatch.setattr(memory, "LIMITS", {})
+    pages = {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__, raising=False)
+    monkeypatch.setattr("os.sysconf_names", pages, raising=False)
+    assert available(np.zeros(1)) == 409600
+    monkeypatch.setattr("os.sysconf_names", {})
+    assert available(np.zeros(1)) is None
