@@ -122,7 +122,9 @@ def bilinear(channels, size):
 
 
 @pytest.mark.parametrize(("size", "stride"), [(4, 2), (3, 2), (16, 8), (63, 32), (64, 32)])
-def test_separable_upsampling_is_the_transposed_convolution(size, stride):
+@pytest.mark.parametrize("tile", [1, 60, separable.TILE])
+def test_separable_upsampling_is_the_transposed_convolution(size, stride, tile, monkeypatch):
+    monkeypatch.setattr(separable, "TILE", tile)
     rng = np.random.default_rng(4)
     weight = bilinear(3, size)
     tent = separable.tent_of(weight)

@@ -29,10 +29,10 @@ def relu(x: Array, inplace: bool = False) -> Array:
     x
         Numbers, in an array of any shape.
     inplace
-        Write the result over x, which saves an array as large as x and a third of the time. Allowed
-        where nobody reads x again: the gradient of the operation that made x must not need its
-        output (that of a convolution does not, that of ``sigmoid`` does), and no other may have x
-        for its input. `minifcn.autograd.debug` finds both mistakes.
+        Write the result over x, which saves an array as large as x, and half of the time. Allowed
+        where nobody reads x again: no other operation may have x for its input, and the gradient
+        of the one that made x must not need its output (a convolution's does not, `sigmoid`'s
+        does; `minifcn.autograd.debug` finds that mistake).
 
     Examples
     --------

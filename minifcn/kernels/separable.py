@@ -7,7 +7,8 @@ a small matrix product,
     y = R · x · Sᵀ    with R[s·p + a - padding, p] = t[a] for the rows, and S alike for the columns,
 
 at 2·k in place of C·k² multiplications for each pixel and channel. The transposed operation, a
-convolution with the stride s, is x = Rᵀ · y · S.
+convolution with the stride s, is x = Rᵀ · y · S. Most of R is zero, so it is done in bands of rows,
+with the few columns of R that matter to each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from __future__ import annotations
 from ..backend import Array, xp_of
 from ..shapes import Pair
 from .threads import parallel_for
+from .tiles import cut
+
+TILE = 1 << 18  # numbers of the larger image that are made or read at a time
+STEPS = 20  # operations in the time that it takes for one number of the larger image
 
 
 def tent_of(weight: Array) -> Array | None:
@@ -44,6 +49,12 @@ def matrix(tent: Array, n: int, stride: int, padding: int, size: int) -> Array:
     return tall[padding : padding + size]
 
 
+def reach(tall: slice, tent: Array, n: int, stride: int, padding: int) -> slice:
+    """Return the columns of R that are not all zero in some of its rows."""
+    first = -(-(tall.start + padding - len(tent) + 1) // stride)
+    return slice(min(max(0, first), n), min(n, (tall.stop - 1 + padding) // stride + 1))
+
+
 def upsample(x: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -> Array | None:
     """Return the transposed convolution of x (N, H, W, C) with a tent, (N, *size, C).
 
@@ -56,13 +67,17 @@ def upsample(x: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -> 
     rows = matrix(tent, H, stride[0], padding[0], size[0])
     columns = matrix(tent, W, stride[1], padding[1], size[1])
     y = xp.empty((N, *size, C), x.dtype)
+    tiles = cut(N, size[0], TILE // max(1, size[1] * C))
 
-    def enlarge(n: int) -> None:
-        wide = xp.matmul(columns, x[n])  # (Wo, W) @ (H, W, C) -> (H, Wo, C)
-        # (Ho, H) @ (H, Wo*C) -> (Ho, Wo*C)
-        xp.matmul(rows, wide.reshape(H, -1), out=y[n].reshape(size[0], -1))
+    def enlarge(i: int) -> None:
+        images, tall = tiles[i]
+        low = reach(tall, tent, H, stride[0], padding[0])  # the rows of x that are seen here
+        wide = xp.matmul(columns, x[images, low])  # (Wo, W) @ (n, h, W, C) -> (n, h, Wo, C)
+        count, height = wide.shape[:2]
+        out = y[images, tall].reshape(count, -1, size[1] * C)
+        xp.matmul(rows[tall, low], wide.reshape(count, height, -1), out=out)
 
-    parallel_for(N, enlarge, x)
+    parallel_for(len(tiles), enlarge, x, STEPS * y.size)
     return y
 
 
@@ -73,11 +88,17 @@ def downsample(y: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -
     rows = matrix(tent, size[0], stride[0], padding[0], Ho)
     columns = matrix(tent, size[1], stride[1], padding[1], Wo)
     x = xp.empty((N, *size, C), y.dtype)
+    tiles = cut(N, size[0], TILE // max(1, Wo * C * stride[0]))
 
-    def reduce(n: int) -> None:
-        flat = xp.matmul(rows.T, y[n].reshape(Ho, Wo * C))  # (H, Ho) @ (Ho, Wo*C)
-        # (W, Wo) @ (H, Wo, C) -> (H, W, C)
-        xp.matmul(columns.T, flat.reshape(size[0], Wo, C), out=x[n])
+    def reduce(i: int) -> None:
+        images, low = tiles[i]
+        top, bottom = (stride[0] * row - padding[0] for row in (low.start, low.stop - 1))
+        tall = slice(min(max(0, top), Ho), max(0, min(Ho, bottom + len(tent))))
+        seen = y[images, tall]
+        flat = seen.reshape(*seen.shape[:2], Wo * C)  # (n, h, Wo, C) -> (n, h, Wo*C)
+        flat = xp.matmul(rows[tall, low].T, flat)  # -> (n, rows of x, Wo*C)
+        # (W, Wo) @ (n, rows of x, Wo, C) -> (n, rows of x, W, C)
+        xp.matmul(columns.T, flat.reshape(*flat.shape[:2], Wo, C), out=x[images, low])
 
-    parallel_for(N, reduce, y)
+    parallel_for(len(tiles), reduce, y, STEPS * y.size)
     return x if xp.isfinite(x).all() else None
