@@ -173,7 +173,8 @@ class Plan:
 
     def buffers(self, training: bool) -> int:
         """Return the bytes that threads keep (see `minifcn.kernels.threads.workspace`)."""
-        each, once = {"V": 0, "M": 0, "product": 0, "patches": 0}, 0
+        each = dict.fromkeys(("V", "M", "rows", "product", "patches"), 0)
+        once = 0
         for step in self.steps:
             layer, x, y = step.layer, self.shapes[step.reads[0].array], self.shapes[step.name]
             if not isinstance(layer, Conv2d):
@@ -185,10 +186,14 @@ class Plan:
             threads = num_threads() if operations >= ALONE else 1
             if way == "winograd":
                 pixels = max(winograd.LEAST_PIXELS, winograd.BLOCK_FLOATS // (6 * C + 7 * O), y[3])
-                pixels = min(pixels, -(-y[2] // 4) * y[3] * y[0])  # four rows become one
-                each["V"] = max(each["V"], threads * 6 * C * pixels)
-                each["M"] = max(each["M"], threads * 7 * O * pixels)
-                each["product"] = max(each["product"], threads * 18 * C * O * training)
+                every = -(-y[2] // 4) * y[3] * y[0]  # four rows become one
+                deep = C * O >= winograd.DEEP and every <= winograd.DEEP_PIXELS
+                pixels, rooms = (every, 1) if deep else (min(pixels, every), threads)
+                each["V"] = max(each["V"], rooms * 6 * C * pixels)
+                each["M"] = max(each["M"], rooms * 7 * O * pixels)
+                each["rows"] = max(each["rows"], threads * 3 * C * pixels * deep)
+                sums = threads * 18 * C * O * training * (not deep)
+                each["product"] = max(each["product"], sums)
             elif way == "few_pixels":
                 once = max(once, y[0] * y[2] * y[3] * patch)
             elif layer.kernel_size != (1, 1):

@@ -1,5 +1,6 @@
 """What a net needs is predicted right, and under no_grad it keeps nothing that it needs no more."""
 
+import gc
 import subprocess
 import sys
 import time
@@ -224,3 +225,21 @@ def test_where_the_system_tells_less(monkeypatch):
     assert available(np.zeros(1)) == 409600
     monkeypatch.setattr("os.sysconf_names", {})
     assert available(np.zeros(1)) is None
+
+
+def test_nothing_grows_from_step_to_step():
+    """Images of three sizes in turn: after each round as much is in use as after the last."""
+    net = small("fcn8s")
+    optimizer = SGD(bias_groups(net, 0.01, 5e-4), 0.01, 0.9, 5e-4)
+    tracemalloc.start()
+    try:
+        in_use = []
+        for _ in range(6):
+            for height, width in ((96, 96), (130, 75), (64, 200)):
+                training_step(net, optimizer, 2, height, width)
+            optimizer.zero_grad()
+            gc.collect()
+            in_use.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert max(in_use[2:]) - in_use[1] < 50_000, in_use

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ..backend import Array, xp_of
 from ..shapes import Pair
+from .elementwise import empty
 from .im2col import as_matrix, patches
 from .threads import parallel_for
 from .tiles import Tile
@@ -47,7 +48,7 @@ def conv2d_weight(
     O, size = g.shape[3], (g.shape[1], g.shape[2])
     across = all_patches(x, kernel, size, stride, padding, dilation).T
     pixels = g.reshape(-1, O)  # (N, Ho, Wo, O) -> (N*Ho*Wo, O)
-    w = xp.empty((len(across), O), x.dtype)
+    w = empty((len(across), O), x)
     by_shares(len(w), lambda part: xp.matmul(across[part], pixels, out=w[part]), x)
     return w.reshape(*kernel, -1, O).transpose(3, 2, 0, 1)  # (kh*kw*C, O) -> (O, C, kh, kw)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,6 +21,8 @@ import numpy as np
 
 from ..backend import Array, Error, is_numpy, xp_of
 
+RECYCLED = 32 << 20  # bytes; the C library recycles smaller blocks by itself
+UNUSED = 2  # references to a buffer without arrays: the list's, and that of asking
 ALONE = 6e7  # operations: half a millisecond
 
 
@@ -37,6 +40,7 @@ class _Here(threading.local):
 _here = _Here()
 _lock = threading.Lock()
 _blas_users = 0
+_large: list[np.ndarray] = []  # all buffers of RECYCLED bytes and more that were handed out
 _blas_before: list[int] = []
 
 
@@ -153,8 +157,29 @@ def workspace(name: str, shape: tuple[int, ...], like: Array) -> Array:
 
 
 def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    """Return an array, of any content, that begins at a multiple of 64 bytes."""
+    """Return an array, of any content, that begins at a multiple of 64 bytes.
+
+    From 32 MiB on, the memory of a former one is taken if nobody uses it any more: the C library
+    would give it back to the system, which clears each page before it is used again.
+    """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    buffer = np.empty(size + 64, np.uint8)
+    buffer = np.empty(size + 64, np.uint8) if size < RECYCLED else _recycled(size + 64)
     start = -buffer.ctypes.data % 64
     return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def _recycled(size: int) -> np.ndarray:
+    """Return a buffer that no array refers to; if none is of about the size, forget the free ones.
+
+    So no more memory is held than the arrays of one moment took, and what fits them next time.
+    """
+    with _lock:
+        free = [i for i in range(len(_large)) if sys.getrefcount(_large[i]) == UNUSED]
+        for i in free:
+            if size <= _large[i].size <= 1.25 * size:
+                return _large[i]
+        for i in reversed(free):
+            del _large[i]
+        buffer = np.empty(size, np.uint8)
+        _large.append(buffer)
+        return buffer

@@ -66,7 +66,7 @@ A = np.array(
 )
 BLOCK_FLOATS = 1 << 19  # of V and M together: 2 MB, which a core's own cache holds
 LEAST_PIXELS = 512  # of a block: with fewer, reading U takes longer than multiplying with it
-DEEP, DEEP_PIXELS = 1 << 16, 1024  # C·O of a large weight, and pixels too few for two blocks
+DEEP, DEEP_PIXELS = 1 << 17, 2048  # C·O of a large weight, and pixels that are few beside it
 SHARES = 4  # partial sums of the weight gradient: fixed, so that threads do not change the result
 MOVING = 100  # multiplications in the time that one number of a weight takes to be transformed
 WEIGHT_FLOATS = 1 << 18  # of a weight that one thread transforms at a time
