@@ -25,6 +25,7 @@ def in_turn(
 
     Neither is done with layers whose own output is ``needed`` (their names).
 
+    >>> import numpy as np
     >>> layers = {"relu": ReLU(), "pool": MaxPool2d(2)}
     >>> x = np.array([[[[-1.0, 2], [-3, -4]]]])
     >>> [(name, y.tolist()) for name, y in in_turn(layers, x)]
