@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Self
 
 from rich import box
 from rich.console import Console
@@ -46,7 +47,42 @@ class Smoothed:
         self.value += (number - self.value) / min(self.count, MEMORY)
 
 
-class TerminalObserver(Observer):
+class Bar:
+    """A bar in a terminal that is drawn when it is told to, never by a thread beside the work.
+
+    Use it in a ``with`` block, so that it is taken away whatever happens. Where the output is no
+    terminal, ``bar.disable`` says so and nothing is drawn.
+    """
+
+    def __init__(self, console: Console, state: str) -> None:
+        """Make a bar; ``state`` is the format of what stands behind it."""
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn(state),
+            console=console,
+            auto_refresh=False,  # that would be a thread
+            transient=True,
+            expand=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        """Start to show the bar."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+
+class TerminalObserver(Bar, Observer):
     """Shows a run in a terminal: a bar, and a line for each evaluation and warning.
 
     Where the output is no terminal (a file, a pipe, continuous integration) there are plain lines:
@@ -74,34 +110,11 @@ class TerminalObserver(Observer):
     ) -> None:
         self.console = console or Console(stderr=True)
         self.clock = clock
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[state]}"),
-            console=self.console,
-            auto_refresh=False,  # that would be a thread
-            transient=True,
-            expand=True,
-            disable=not self.console.is_terminal,
-        )
+        super().__init__(self.console, "{task.fields[state]}")
         self.task = self.bar.add_task("", total=1, state="", visible=False)
         self.shown = self.before = clock()
         self.loss, self.seconds = Smoothed(), Smoothed()
         self.batch_size = 1
-
-    def __enter__(self) -> TerminalObserver:
-        """Start to show the bar."""
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Take the bar away."""
-        self.bar.stop()
 
     def stage_started(self, name: str, recipe: Recipe, model: FCN) -> None:
         """Say what is going to be trained, and how long."""

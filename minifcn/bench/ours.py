@@ -38,17 +38,21 @@ def training_step(settings: Settings, how: dict[str, str]) -> Tasks:
     net = inputs.new_net(settings)
     images, labels = inputs.images_and_labels(settings)
     optimizer = SGD(net.parameters(), inputs.LR, inputs.MOMENTUM, inputs.DECAY)
+    # Backward has two products for each one of forward, but the image needs no gradient.
+    forward = convolution_flops(net, settings["batch"])
+    step = _step(net, Tensor(images), Tensor(labels), optimizer)
+    return {"step": Task(step, 3 * sum(forward) - forward[0])}
 
+
+def _step(net: nn.Module, x: Tensor, y: Tensor, optimizer: SGD) -> Callable[[], float]:
     def step() -> float:
-        loss = F.cross_entropy(net(Tensor(images)), Tensor(labels))
+        loss = F.cross_entropy(net(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return loss.item()
 
-    # Backward has two products for each one of forward, but the image needs no gradient.
-    forward = convolution_flops(net, settings["batch"])
-    return {"step": Task(step, 3 * sum(forward) - forward[0])}
+    return step
 
 
 def inference(settings: Settings, how: dict[str, str]) -> Tasks:
@@ -171,16 +175,7 @@ def common_step(settings: Settings, how: dict[str, str]) -> Tasks:
     )
     for parameter, numbers in zip(net.parameters(), start.values(), strict=True):
         parameter.data[...] = numbers
-    optimizer = SGD(net.parameters(), inputs.COMMON_LR)
-
-    def step() -> float:
-        loss = F.cross_entropy(net(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return {"step": Task(step)}
+    return {"step": Task(_step(net, images, labels, SGD(net.parameters(), inputs.COMMON_LR)))}
 
 
 BUILDERS: dict[str, Builder] = {

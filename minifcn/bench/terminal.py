@@ -5,22 +5,18 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
-from ..progress import print_table
+from ..progress import PLAIN, Bar, print_table
 from . import table
 from .results import Report
 from .runner import Observer
 from .works import Work
 
-PLAIN = 10.0  # seconds between two lines where there is no terminal
 
-
-class Terminal(Observer):
-    """Shows a run; use it in a ``with`` block, so that the bar is taken away whatever happens.
+class Terminal(Bar, Observer):
+    """Shows a run, in a ``with`` block.
 
     The bar is drawn between two blocks: a thread that draws all the time would disturb them. After
     each work, all results so far are written to the file ``out``, if there is to be one.
@@ -28,32 +24,10 @@ class Terminal(Observer):
 
     def __init__(self, out: Path | None = None) -> None:
         self.out = out
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:.0f} %"),
-            console=Console(stderr=True),
-            auto_refresh=False,
-            transient=True,
-            expand=True,
-            disable=not sys.stderr.isatty(),
-        )
+        console = Console(stderr=True, force_terminal=sys.stderr.isatty())
+        super().__init__(console, "{task.percentage:.0f} %")
         self.task = self.bar.add_task("", total=1.0)
         self.shown = time.monotonic()
-
-    def __enter__(self) -> Terminal:
-        """Start to show the bar."""
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Take the bar away."""
-        self.bar.stop()
 
     def started(self, report: Report) -> None:
         """Print where all this is measured."""
