@@ -1,9 +1,11 @@
 """Modules with parameters, the layers of fully convolutional networks, and their starting values.
 
-Read module.py first, then sequential.py and layers.py; init.py has the starting values' formulas.
+Read module.py first, then sequential.py, branches.py and layers.py; init.py has the formulas of the
+starting values.
 """
 
 from . import init
+from .branches import Branches
 from .layers import (
     AvgPool2d,
     Conv2d,
@@ -20,6 +22,7 @@ from .sequential import Sequential, in_turn
 
 __all__ = [
     "AvgPool2d",
+    "Branches",
     "Conv2d",
     "ConvTranspose2d",
     "Dropout",
