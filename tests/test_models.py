@@ -434,8 +434,10 @@ def test_rules_of_models(call, error, message):
         call()
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 70), (50, 1)])
-def test_an_image_that_is_too_small_is_an_error(height, width):
-    message = rf"4 x 4 kernel .* does not fit into {height} x {width} pixels.*a larger image"
+@pytest.mark.parametrize(
+    ("height", "width", "reached"), [(1, 1, "0 x 0"), (1, 70, "0 x 70"), (50, 1, "50 x 0")]
+)
+def test_an_image_that_is_too_small_is_an_error(height, width, reached):
+    message = rf"{height} x {width} pixels .*too small.*scores for {reached}.*from 2 x 2 pixels on"
     with pytest.raises(ShapeError, match=message):
         small(32)(images(1, 3, height, width))

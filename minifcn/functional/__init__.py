@@ -1,7 +1,7 @@
 """The operations: for each one its formula, array function, gradient rules, loops and samples."""
 
 from .activation import dropout, log_softmax, relu, sigmoid, softmax, tanh
-from .arithmetic import add, div, exp, log, mul, neg, pow, sqrt, sub
+from .arithmetic import add, div, exp, log, maximum, mul, neg, pow, sqrt, sub
 from .conv import conv2d, conv2d_weight, conv_transpose2d
 from .linear import linear, matmul
 from .loss import LabelError, cross_entropy
@@ -33,6 +33,7 @@ __all__ = [
     "matmul",
     "max",
     "max_pool2d",
+    "maximum",
     "mean",
     "mul",
     "neg",

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import primitive
+from ..autograd import array_of, primitive
 from ..backend import Array, xp_of
 
 
@@ -152,6 +152,36 @@ pow.reference(elementwise_reference(lambda x, exponent: x**exponent))
 def _(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
     for exponent in (2, -0.75, 1):
         yield f"x to the power {exponent}", {"x": rng.uniform(0.5, 2, (2, 3)), "exponent": exponent}
+
+
+@primitive
+def maximum(x: Array, y: Array) -> Array:
+    """Return the larger of x and y, element by element; NaN if one is NaN.
+
+    >>> maximum(np.array([1.0, 5.0]), np.array([3.0, 4.0]))
+    array([3., 5.])
+    """
+    return xp_of(x).maximum(x, y)
+
+
+@maximum.gradient("x", saves=("x", "y"))
+def _(g: Any, s: Any) -> Any:
+    return g * _share_above(s.x, s.y)
+
+
+@maximum.gradient("y", saves=("x", "y"))
+def _(g: Any, s: Any) -> Any:
+    return g * _share_above(s.y, s.x)
+
+
+def _share_above(x: Any, y: Any) -> Any:
+    """Return 1 where x is the larger, 0 where y is, and a half where they are equal (PyTorch's)."""
+    x, y = array_of(x), array_of(y)
+    return ((x > y) + 0.5 * (x == y)).astype(x.dtype)
+
+
+maximum.reference(elementwise_reference(lambda x, y: x if x > y else y))
+maximum.samples(pair_samples)
 
 
 @primitive

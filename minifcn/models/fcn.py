@@ -7,39 +7,23 @@ One class serves all trunks and strides. The paper's nets are
     FCN-8s:  ... -> x2 -> + scores of pool4 -> x2 -> + scores of pool3 -> x8 -> crop
 
 (Long, Shelhamer and Darrell 2015, section 4; the names of the layers are those of the released
-Caffe nets.) Where to crop is not written down anywhere here: it follows from where each layer's
-pixels sit in the image, see `minifcn.shapes.CoordinateMap`.
+Caffe nets.) Where to crop is not written down anywhere here: alignment.py derives it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from .. import functional as F
 from .. import nn
 from ..autograd import Tensor
-from ..backend import Error
-from ..shapes import CoordinateMap, Pair, ShapeError, shape_error
-from .geometry import coordinate_map
+from ..shapes import Pair, ShapeError, shape_error
+from .alignment import Alignment, ModelError, align, covered, least_size
 from .vgg import Trunk
 
 AT_ONCE_SCALES = {16: 0.01, 8: 0.0001}  # of the tapped activations, by stride
-
-
-class ModelError(Error, ValueError):
-    """A net that cannot be built as asked for."""
-
-
-class Skip(NamedTuple):
-    """One skip: the scores so far are upsampled by two and the tapped layer's are added."""
-
-    tap: str  # the layer whose output is scored, such as pool4
-    upsample: str  # the layers' names in the released nets
-    score: str
-    scale: float  # the tapped activations are multiplied with this ("at once")
-    offset: Pair  # where the larger of the two starts over the other
-    crop_finer: bool  # whether the tapped scores are the larger (or the upsampled ones)
+FUSIONS = {"sum": F.add, "max": F.maximum}
 
 
 class FCN(nn.Module):
@@ -50,7 +34,8 @@ class FCN(nn.Module):
     trunk
         The layers before the scores, and where skips may start (`vgg_trunk` makes one).
     num_classes
-        Number of classes, the background included.
+        Number of classes, the background included. A mapping gives the net several heads on one
+        trunk, as the paper's for SIFT Flow: ``{"sem": 33, "geo": 3}``.
     stride
         32, 16 or 8: the stride of the finest scores; below 32 there is a skip for each halving.
     at_once
@@ -59,6 +44,10 @@ class FCN(nn.Module):
     learn_upsampling
         ``"none"``: all upsampling stays bilinear, as in the released nets. ``"intermediate"``: the
         x2 layers start bilinear and are learned; the last stays fixed (the conference paper, 4.3).
+    learn_trunk
+        False: only the score layers learn (FCN-32s-fixed of the paper's table 2).
+    fusion
+        ``"sum"`` of the scores at a skip, or their ``"max"``, which learned worse (footnote 6).
 
     Raises
     ------
@@ -84,110 +73,119 @@ class FCN(nn.Module):
     def __init__(
         self,
         trunk: Trunk,
-        num_classes: int,
+        num_classes: int | Mapping[str, int],
         stride: int = 32,
         *,
         at_once: bool = False,
         learn_upsampling: str = "none",
+        learn_trunk: bool = True,
+        fusion: str = "sum",
     ) -> None:
-        if num_classes < 2:
-            raise ModelError(f"num_classes={num_classes} must be at least 2 (background included)")
         if stride not in (32, 16, 8):
             raise ModelError(f"stride={stride} must be 32, 16 or 8")
         if learn_upsampling not in ("none", "intermediate"):
             raise ModelError(f"learn_upsampling={learn_upsampling!r}: 'none' or 'intermediate'")
-        self.num_classes, self.stride = num_classes, stride
+        if fusion not in FUSIONS:
+            raise ModelError(f"fusion={fusion!r} must be one of {', '.join(FUSIONS)}")
+        self.heads = _heads(num_classes)
+        self.num_classes, self.stride, self.fusion = sum(self.heads.values()), stride, fusion
         self.config: dict[str, Any] = {}  # what models.build made this from; saved with weights
         self.trunk_names = tuple(trunk.layers)
         for name, layer in trunk.layers.items():
-            setattr(self, name, layer)
-        self.score_fr = _score_layer(trunk.channels, num_classes)
+            setattr(self, name, layer.requires_grad_(learn_trunk))
 
-        # `here` says where the pixels of the scores so far sit in the image.
-        here = AxisMaps.of(trunk.layers.values())
-        skips, upsample = [], "upscore2"
-        for finer in (16, 8):
-            if finer < stride:
-                break
-            if finer not in trunk.taps:
-                raise ModelError(f"the trunk has no layer of stride {finer}: a skip needs one")
-            tap, channels = trunk.taps[finer]
-            tapped = AxisMaps.of(_up_to(trunk.layers, tap))
-            layer, here = _upsampling(num_classes, 2, here, tapped, upsample)
-            layer.weight.requires_grad = learn_upsampling == "intermediate"
-            scale = AT_ONCE_SCALES[finer] if at_once else 1.0
-            offset = tapped.offset(here, upsample)
-            if min(offset) < 0 < max(offset):
-                rule = "one axis of the tapped scores would be cropped, and the other of the sums"
-                raise ModelError(f"{upsample}: offset {offset}: {rule}; pad both axes alike")
-            crop_finer = min(offset) >= 0  # else the upsampled scores start before the finer ones
-            over = (abs(offset[0]), abs(offset[1]))
-            skips.append(Skip(tap, upsample, f"score_{tap}", scale, over, crop_finer))
-            here = here if crop_finer else tapped
-            setattr(self, upsample, layer)
-            setattr(self, f"score_{tap}", _score_layer(channels, num_classes))
-            upsample = f"upscore_{tap}"
-        self.skips = tuple(skips)
-        self.last = "upscore" if stride == 32 else f"upscore{stride}"
-        layer, here = _upsampling(num_classes, stride, here, IMAGE, self.last)
-        layer.weight.requires_grad = False
-        setattr(self, self.last, layer)
-        self.offset = (
-            here.vertical.crop_offset(IMAGE.vertical, "crop of the scores"),
-            here.horizontal.crop_offset(IMAGE.horizontal, "crop of the scores"),
-        )
+        scales = AT_ONCE_SCALES if at_once else {}
+        self.alignment: Alignment = align(trunk.layers, trunk.taps, stride, scales)
+        self.skips, self.last = self.alignment.skips, self.alignment.upsample
+        self.offset: Pair = self.alignment.offset
+        for head, classes in self.heads.items():
+            layers = {"score_fr": _score_layer(trunk.channels, classes)}
+            for skip, finer in zip(self.skips, (16, 8), strict=False):
+                layers[skip.upsample] = _upsampling(classes, skip.kernel, 2)
+                learned = learn_upsampling == "intermediate"
+                layers[skip.upsample].weight.requires_grad = learned
+                layers[skip.score] = _score_layer(trunk.taps[finer][1], classes)
+            layers[self.last] = _upsampling(classes, self.alignment.kernel, stride)
+            layers[self.last].weight.requires_grad = False
+            for name, layer in layers.items():
+                setattr(self, name + head, layer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return a score for each class at each pixel, (N, 3, H, W) to (N, classes, H, W)."""
+    def forward(self, x: Tensor) -> Any:
+        """Return a score for each class at each pixel, (N, 3, H, W) to (N, classes, H, W).
+
+        A net with several heads returns a dictionary of these.
+        """
+        self.check_image(x)
+        coarse = self.coarse_scores(x)
+        found = {head: self.enlarged(score, x.shape[2:], head) for head, score in coarse.items()}
+        return found[""] if "" in found else {h.removeprefix("_"): s for h, s in found.items()}
+
+    def coarse_scores(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the scores of each head at the net's stride, all skips added."""
+        tapped, taps = {}, {skip.tap for skip in self.skips}
+        for name, h in nn.in_turn(self.trunk_layers(), x, needed=taps):
+            if name in taps:
+                tapped[name] = h
+        scores = {head: getattr(self, f"score_fr{head}")(h) for head in self.heads}
+        del h  # without gradients nobody else holds it
+        for skip in self.skips:
+            finer = tapped.pop(skip.tap)
+            finer = finer if skip.scale == 1 else finer * skip.scale
+            for head in self.heads:
+                up = getattr(self, skip.upsample + head)(scores.pop(head))
+                here = getattr(self, skip.score + head)(finer)
+                if skip.crop_finer:
+                    here = F.crop(here, up.shape[2:], skip.offset)
+                else:
+                    up = F.crop(up, here.shape[2:], skip.offset)
+                scores[head] = FUSIONS[self.fusion](up, here)
+                del up, here
+            del finer
+        return scores
+
+    def enlarged(self, score: Tensor, size: Pair, head: str = "") -> Tensor:
+        """Return the scores of a head for every pixel of an image of this size."""
+        return F.crop(getattr(self, self.last + head)(score), size, self.offset)
+
+    def trunk_layers(self) -> dict[str, nn.Module]:
+        """Return the layers before the scores, by name."""
+        return {name: getattr(self, name) for name in self.trunk_names}
+
+    def check_image(self, x: Any) -> None:
+        """Raise an error unless the net can score every pixel of x.
+
+        Raises
+        ------
+        ShapeError
+            If x is not (N, C, H, W) with at least one image and one pixel, or too small.
+        """
         if x.ndim != 4 or min(x.shape) < 1:
             rule = "x must be (N, C, H, W), with at least one image of one pixel"
             raise shape_error("FCN", rule, "x[None] if it is one image", x=x)
-        tapped, taps = {}, {skip.tap for skip in self.skips}
-        trunk = {name: getattr(self, name) for name in self.trunk_names}
-        for name, h in nn.in_turn(trunk, x, needed=taps):
-            if name in taps:
-                tapped[name] = h
-        score = self.score_fr(h)
-        del h  # without gradients nobody else holds it
-        for skip in self.skips:
-            score = getattr(self, skip.upsample)(score)
-            finer = tapped.pop(skip.tap)
-            finer = getattr(self, skip.score)(finer if skip.scale == 1 else finer * skip.scale)
-            if skip.crop_finer:
-                finer = F.crop(finer, score.shape[2:], skip.offset)
-            else:
-                score = F.crop(score, finer.shape[2:], skip.offset)
-            score = score + finer
-            del finer
-        return F.crop(getattr(self, self.last)(score), x.shape[2:], self.offset)
+        layers, size = self.trunk_layers(), x.shape[2:]
+        reached = [covered(layers, self.alignment, self.stride, size[a], a) for a in (0, 1)]
+        if reached != list(size):
+            least = [least_size(layers, self.alignment, self.stride, a) for a in (0, 1)]
+            raise ShapeError(
+                f"FCN-{self.stride}s: an image of {size[0]} x {size[1]} pixels (height x width) is "
+                f"too small for this net: there are scores for {reached[0]} x {reached[1]} of "
+                f"them; from {least[0]} x {least[1]} pixels on all are scored, or from fewer with "
+                "more padding of the first layer"
+            )
 
 
-class AxisMaps(NamedTuple):
-    """Coordinate maps of the two axes of an image."""
+def _heads(num_classes: int | Mapping[str, int]) -> dict[str, int]:
+    """Return the number of classes of each head, by what its layers' names end in.
 
-    vertical: CoordinateMap
-    horizontal: CoordinateMap
-
-    @classmethod
-    def of(cls, layers: Iterable[nn.Module]) -> AxisMaps:
-        """Return where the outputs of a chain of layers sit in its input."""
-        chain = list(layers)
-        return cls(coordinate_map(chain, axis=0), coordinate_map(chain, axis=1))
-
-    def offset(self, reference: AxisMaps, name: str) -> Pair:
-        """Return which row and column here lie over the reference's first ones."""
-        return (
-            self.vertical.offset(reference.vertical, name),
-            self.horizontal.offset(reference.horizontal, name),
-        )
-
-
-IMAGE = AxisMaps(CoordinateMap(), CoordinateMap())
-
-
-def _up_to(layers: dict[str, nn.Module], last: str) -> list[nn.Module]:
-    names = list(layers)
-    return [layers[name] for name in names[: names.index(last) + 1]]
+    >>> _heads(21), _heads({"sem": 33, "geo": 3})
+    ({'': 21}, {'_sem': 33, '_geo': 3})
+    """
+    heads: dict[str, Any] = {"": num_classes}
+    if isinstance(num_classes, Mapping):
+        heads = {f"_{name}": count for name, count in num_classes.items()}
+    if not heads or min(heads.values()) < 2:
+        raise ModelError(f"num_classes={num_classes} must be at least 2 (background included)")
+    return heads
 
 
 def _score_layer(channels: int, num_classes: int) -> nn.Conv2d:
@@ -197,23 +195,8 @@ def _score_layer(channels: int, num_classes: int) -> nn.Conv2d:
     return layer
 
 
-def _upsampling(
-    num_classes: int, factor: int, here: AxisMaps, target: AxisMaps, name: str
-) -> tuple[nn.ConvTranspose2d, AxisMaps]:
-    """Return a bilinear upsampling layer, and where its outputs sit.
-
-    The released nets use kernels of 2·factor. Where that puts the output half a pixel beside what
-    it must be aligned with (AlexNet), 2·factor - 1 is right; so both are tried in this order.
-    """
-    for kernel in (2 * factor, 2 * factor - 1):
-        layer = nn.ConvTranspose2d(num_classes, num_classes, kernel, stride=factor, bias=False)
-        step = AxisMaps.of([layer])
-        there = AxisMaps(here.vertical >> step.vertical, here.horizontal >> step.horizontal)
-        try:
-            there.offset(target, name)
-            break
-        except ShapeError:
-            if kernel % 2:
-                raise
+def _upsampling(num_classes: int, kernel: int, factor: int) -> nn.ConvTranspose2d:
+    """Return a layer that starts as bilinear interpolation, each class by itself."""
+    layer = nn.ConvTranspose2d(num_classes, num_classes, kernel, stride=factor, bias=False)
     nn.init.bilinear_(layer.weight)
-    return layer, there
+    return layer
