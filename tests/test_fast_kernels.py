@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minifcn import nn
-from minifcn.kernels import conv, few_pixels, im2col, separable, winograd
+from minifcn.kernels import conv, few_pixels, im2col, separable, threads, winograd, winograd2d
 from minifcn.nn.init import bilinear_kernel
 
 PLAIN = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups
@@ -46,57 +46,108 @@ def test_winograd_matrices_give_four_outputs_of_six_inputs():
         np.testing.assert_allclose(A @ ((G @ w) * (B @ d)), direct, atol=1e-6)
 
 
-@pytest.fixture(params=["block by block", "stage by stage"])
-def schedule(request, monkeypatch):
+def test_both_axes_give_sixteen_outputs_of_a_patch_of_six_by_six():
+    rng = np.random.default_rng(0)
+    A, B, G = winograd.matrices(winograd.POINTS)
+    for _ in range(20):
+        d, w = rng.normal(size=(6, 6)), rng.normal(size=(3, 3))
+        direct = [[(d[i : i + 3, j : j + 3] * w).sum() for j in range(4)] for i in range(4)]
+        transformed = G @ w @ G.T
+        np.testing.assert_allclose(A @ (transformed * (B @ d @ B.T)) @ A.T, direct, atol=1e-12)
+        taps = (winograd2d.GG @ w.reshape(9)).reshape(6, 6)
+        np.testing.assert_allclose(taps, transformed, atol=1e-6)
+
+
+@pytest.mark.parametrize("points", [(0, 1, -1, 2, -2), (3, 1, 4, 1.5, 9)])
+def test_any_five_points_give_matrices(points):
+    rng = np.random.default_rng(0)
+    A, B, G = winograd.matrices(points)
+    d, w = rng.normal(size=6), rng.normal(size=3)
+    direct = [d[i : i + 3] @ w for i in range(4)]
+    np.testing.assert_allclose(A @ ((G @ w) * (B @ d)), direct, atol=1e-10)
+
+
+@pytest.fixture(params=["block by block", "stage by stage", "both axes", "both axes, in portions"])
+def way(request, monkeypatch):
+    """One of the schedules of one of the two modules: the module."""
     deep = request.param == "stage by stage"
     monkeypatch.setattr(winograd, "DEEP", 0 if deep else 1 << 60)
     monkeypatch.setattr(winograd, "DEEP_PIXELS", 1 << 60)
+    if "portions" in request.param:
+        monkeypatch.setattr(winograd2d, "PORTION", 60)
+        monkeypatch.setattr(winograd2d, "PATCHES", 3)
+    return winograd2d if "both" in request.param else winograd
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_winograd_is_the_direct_convolution(size, schedule):
+def test_winograd_is_the_direct_convolution(size, way):
     x, w, b, g = draw(np.random.default_rng(1), *size)
     padding = size[-1]
     truth = exact(x, w, b, padding)
-    y = winograd.conv2d(x, w, b, padding)
+    y = way.conv2d(x, w, b, padding)
     assert abs(y - truth).max() < 2e-5 * abs(truth).max()
-    dw = winograd.conv2d_weight(x, g, padding)
+    dw = way.conv2d_weight(x, g, padding)
     wide = x.astype(np.float64), g.astype(np.float64)
     truth = im2col.conv2d_weight(*wide, (3, 3), (1, 1), padding, (1, 1), 1)
     assert abs(dw - truth).max() < 2e-5 * abs(truth).max()
 
 
-def test_layers_of_different_width_and_channels_in_turn_do_not_disturb_each_other(schedule):
+@pytest.mark.parametrize("channels", [128, 512])
+def test_the_error_of_both_axes(channels):
+    """Measured: at most 4.9e-6 of the largest output and 3.2e-6 of the gradient's largest."""
+    test_winograd_is_the_direct_convolution((1, 18, 21, channels, channels, (1, 1)), winograd2d)
+
+
+@pytest.mark.parametrize("size", [(1, 66, 70, 48, 40), (12, 10, 9, 32, 48)], ids=str)
+@pytest.mark.parametrize("portion", [200, 4000])
+def test_the_number_of_threads_does_not_change_both_axes(size, portion, monkeypatch):
+    monkeypatch.setattr(winograd2d, "PORTION", portion)
+    monkeypatch.setattr(threads, "ALONE", 0)
+    x, w, b, g = draw(np.random.default_rng(11), *size, (1, 1))
+    results = []
+    for count in (1, 2, 3):
+        monkeypatch.setattr(threads, "num_threads", lambda count=count: count)
+        threads._pool.cache_clear()
+        y, dw = winograd2d.conv2d(x, w, b, (1, 1)), winograd2d.conv2d_weight(x, g, (1, 1))
+        assert y.ctypes.data % 64 == dw.ctypes.data % 64 == 0
+        results.append((y, dw))
+    threads._pool.cache_clear()
+    for y, dw in results[1:]:
+        np.testing.assert_array_equal(y, results[0][0])
+        np.testing.assert_array_equal(dw, results[0][1])
+
+
+def test_layers_of_different_width_and_channels_in_turn_do_not_disturb_each_other(way):
     rng = np.random.default_rng(2)
     layers = [(*draw(rng, *size), size[-1]) for size in SIZES]
-    first = [winograd.conv2d(x, w, b, p) for x, w, b, _, p in layers]
+    first = [way.conv2d(x, w, b, p) for x, w, b, _, p in layers]
     for (x, w, b, _, p), y in reversed(list(zip(layers, first, strict=True))):
-        np.testing.assert_array_equal(winograd.conv2d(x, w, b, p), y)
+        np.testing.assert_array_equal(way.conv2d(x, w, b, p), y)
         assert abs(y - exact(x, w, b, p)).max() < 2e-5 * abs(y).max()
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("size", [(1, 7, 5, 2, 3, (1, 1)), (2, 4, 3, 3, 2, (0, 0))], ids=str)
-def test_winograd_notices_every_number_that_is_not_finite(size, value, schedule):
+def test_winograd_notices_every_number_that_is_not_finite(size, value, way):
     x, w, b, g = draw(np.random.default_rng(4), *size)
     for array in (x, w):
         for place in np.ndindex(array.shape):
             before, array[place] = array[place], value
-            assert winograd.conv2d(x, w, b, size[-1]) is None, place
+            assert way.conv2d(x, w, b, size[-1]) is None, place
             array[place] = before
-    assert winograd.conv2d(x, w, b, size[-1]) is not None
+    assert way.conv2d(x, w, b, size[-1]) is not None
     for array in (x, g):
         before, array[0, 0, 0, 0] = array[0, 0, 0, 0], value
-        assert winograd.conv2d_weight(x, g, size[-1]) is None
+        assert way.conv2d_weight(x, g, size[-1]) is None
         array[0, 0, 0, 0] = before
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_what_is_not_finite_reaches_only_the_outputs_that_see_it(value):
+def test_what_is_not_finite_reaches_only_the_outputs_that_see_it(value, way):
     x, w, b, g = draw(np.random.default_rng(3), 1, 24, 24, 4, 4, (1, 1))
     x[0, 10, 12, 1] = value
-    assert winograd.conv2d(x, w, b, (1, 1)) is None
-    assert winograd.conv2d_weight(x, g, (1, 1)) is None
+    assert way.conv2d(x, w, b, (1, 1)) is None
+    assert way.conv2d_weight(x, g, (1, 1)) is None
     y = conv.conv2d(x.transpose(0, 3, 1, 2), w, b, *PLAIN)
     seen = np.zeros((24, 24), bool)
     seen[9:12, 11:14] = True
@@ -106,6 +157,7 @@ def test_what_is_not_finite_reaches_only_the_outputs_that_see_it(value):
 def test_the_choice_follows_type_kernel_and_stride():
     x = np.zeros((2, 16, 16, 4), np.float32)
     assert conv.winograd_fits(x, (8, 4, 3, 3), (1, 1), (1, 1), 1)
+    assert not conv.is_wide((8, 4, 3, 3))
     assert not conv.winograd_fits(x[:1], (8, 4, 3, 3), (1, 1), (1, 1), 1)  # too few pixels
     assert not conv.winograd_fits(x, (600, 600, 3, 3), (1, 1), (1, 1), 1)  # for so large a weight
     assert not conv.winograd_fits(x.astype(np.float64), (8, 4, 3, 3), (1, 1), (1, 1), 1)
@@ -113,6 +165,22 @@ def test_the_choice_follows_type_kernel_and_stride():
     assert not conv.winograd_fits(x, (8, 4, 3, 3), (2, 2), (1, 1), 1)
     assert not conv.winograd_fits(x, (8, 4, 3, 3), (1, 1), (2, 2), 1)
     assert not conv.winograd_fits(x, (8, 2, 3, 3), (1, 1), (1, 1), 2)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "module"),
+    [(128, 256, winograd2d), (128, 128, winograd2d), (127, 256, winograd), (256, 127, winograd)],
+)
+def test_many_channels_are_convolved_along_both_axes(outputs, inputs, module):
+    x, w, b, g = draw(np.random.default_rng(5), 1, 23, 24, inputs, outputs, (1, 1))
+    image, back = x.transpose(0, 3, 1, 2), g.transpose(0, 3, 1, 2)
+    y = conv.conv2d(image, w, b, *PLAIN).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(y, module.conv2d(x, w, b, (1, 1)))
+    dw = conv.conv2d_weight(image, back, (3, 3), *PLAIN)
+    np.testing.assert_array_equal(dw, module.conv2d_weight(x, g, (1, 1)))
+    dx = conv.conv_transpose2d(back, w, (1, 1), (1, 1), (23, 24), (1, 1), 1)
+    turned = module.conv2d(g, im2col.turned(w, 1), None, (1, 1))
+    np.testing.assert_array_equal(dx.transpose(0, 2, 3, 1), turned)
 
 
 def bilinear(channels, size):

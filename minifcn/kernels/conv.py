@@ -2,13 +2,15 @@
 
 | kernel                   | stride, dilation, groups | numbers | algorithm             |
 |--------------------------|--------------------------|---------|-----------------------|
+| 3x3, many channels       | all 1                    | float32 | winograd2d.py, on CPU |
 | 3x3                      | all 1                    | float32 | winograd.py, on a CPU |
 | bilinear, on a diagonal  | stride above 1           | float32 | separable.py, ditto   |
 | large, fewer pixels      | any stride and dilation, | any     | few_pixels.py         |
 | than the weight has rows | no groups                |         |                       |
 | all others               | any                      | any     | im2col.py             |
 
-Winograd's way needs pixels enough to be worth transforming the weights. `use_algorithm`, or the
+Winograd's way needs pixels enough to be worth transforming the weights. Along both axes it also
+needs channels enough (WIDE): products then outweigh the second transform. `use_algorithm`, or the
 environment variable MINIFCN_CONVOLUTION, sends everything through im2col instead, for comparison.
 """
 
@@ -24,9 +26,10 @@ import numpy as np
 
 from ..backend import Array, Error, is_numpy
 from ..shapes import Pair, conv_size
-from . import few_pixels, im2col, separable, winograd
+from . import few_pixels, im2col, separable, winograd, winograd2d
 
 FEWEST = 512  # pixels of a batch, that Winograd's way needs to be worth its transforms
+WIDE = 128  # channels, of input and of output, that Winograd's way along both axes needs
 LARGE = 1 << 20  # numbers in a weight: smaller ones are rearranged in no time
 ALGORITHMS = ("auto", "im2col")  # by the table above, or always im2col
 
@@ -92,7 +95,8 @@ def conv2d(
         for a in (0, 1)
     )
     if winograd_fits(x, weight.shape, stride, dilation, groups):
-        y = winograd.conv2d(x, weight, bias, padding)
+        axes = winograd2d if is_wide(weight.shape) else winograd
+        y = axes.conv2d(x, weight, bias, padding)
     elif bias is None and (tent := tent_for(x, weight, stride, dilation, groups)) is not None:
         y = separable.downsample(x, tent, stride, padding, (height, width))
     elif few_pixels_fit(len(x) * height * width, weight.shape, groups):
@@ -110,7 +114,7 @@ def conv2d_weight(
     shape = (g.shape[3], x.shape[3] // groups, *kernel)
     whole = all(g.shape[1 + a] == x.shape[1 + a] + 2 * padding[a] - 2 for a in (0, 1))
     if whole and winograd_fits(x, shape, stride, dilation, groups):
-        w = winograd.conv2d_weight(x, g, padding)
+        w = (winograd2d if is_wide(shape) else winograd).conv2d_weight(x, g, padding)
     elif few_pixels_fit(g.shape[0] * g.shape[1] * g.shape[2], shape, groups):
         w = few_pixels.conv2d_weight(x, g, kernel, stride, padding, dilation)
     if w is None:
@@ -158,6 +162,15 @@ def winograd_fits(
     plain = kernel == [3, 3] and stride == dilation == (1, 1) and groups == 1 and fast()
     pixels = x.shape[0] * x.shape[1] * x.shape[2]
     return plain and is_numpy(x) and x.dtype == np.float32 and pixels >= max(FEWEST, min(C, O))
+
+
+def is_wide(weight: tuple[int, ...]) -> bool:
+    """Tell whether Winograd's way, where it fits, is better taken along both axes.
+
+    >>> is_wide((128, 256, 3, 3)), is_wide((64, 256, 3, 3))
+    (True, False)
+    """
+    return min(weight[:2]) >= WIDE
 
 
 def few_pixels_fit(pixels: int, weight: tuple[int, ...], groups: int) -> bool:

@@ -3,8 +3,8 @@
 **Why it works.** Take one column of an image and a kernel of three numbers. Four outputs need six
 inputs d and 4·3 = 12 products. But the four outputs are coefficients of a product of polynomials,
 and a polynomial of degree 5 is known from its values at six points. So: evaluate the (transposed)
-input and the kernel at the points 0, 1, -1, 2, -2 and infinity, multiply the six pairs of values,
-and interpolate. With constant matrices B (6x6), G (6x3) and A (4x6),
+input and the kernel at five points and at infinity, multiply the six pairs of values, and
+interpolate. With constant matrices B (6x6), G (6x3) and A (4x6),
 
     y = A · ((G · w) * (B · d)),
 
@@ -24,7 +24,7 @@ pitch's spare pixels is never read.
 make of its column, outputs that do not see it too. One channel in one row of four shows it; then
 another algorithm must tell which outputs it belongs to.
 
-Arrays are float32 and channels-last; the error is about 1e-6 of the largest output.
+Arrays are float32 and channels-last; the error is about 2e-6 of the largest output.
 """
 
 from __future__ import annotations
@@ -38,32 +38,33 @@ from . import gemm
 from .threads import aligned, parallel_for, workspace
 from .tiles import Tile, cut
 
-B = np.array(
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-    np.float32,
-)
-G = np.array(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ],
-    np.float32,
-)
-A = np.array(
-    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-    np.float32,
-)
+# Any five numbers would do. With 0, 1, -1, 2, -2 the largest errors are twice as large, and four
+# times in `winograd2d`; these are of the best that were tried, and A and B hold them exactly.
+POINTS = (0, 3 / 4, -3 / 4, 3 / 2, -3 / 2)  # and infinity
+
+
+def matrices(points: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return A (4, 6), B (6, 6) and G (6, 3) in float64, for five points and infinity.
+
+    G evaluates a polynomial of three coefficients at the points, and at infinity, where only the
+    last one counts; A is the transpose of the same for four coefficients. The transpose of B
+    interpolates: row k of B has the coefficients of the polynomial that is zero at all points but
+    the k-th. What it is there, G divides by.
+    """
+    k = np.arange(6)
+    powers = np.vander(np.array(points, float), 4, increasing=True)
+    at = np.vstack([powers, k[:4] == 3])  # (6, 4): the values of 1, t, t², t³
+    B = np.zeros((6, 6))
+    G = np.vstack([powers[:, :3], k[:3] == 2])
+    for i, point in enumerate(points):
+        others = [p for p in points if p != point]
+        B[i, :5] = np.poly(others)[::-1]
+        G[i] /= np.prod([point - p for p in others])
+    B[5] = np.poly(points)[::-1]
+    return at.T, B, G
+
+
+A, B, G = (matrix.astype(np.float32) for matrix in matrices(POINTS))
 BLOCK_FLOATS = 1 << 19  # of V and M together: 2 MB, which a core's own cache holds
 LEAST_PIXELS = 512  # of a block: with fewer, reading U takes longer than multiplying with it
 DEEP, DEEP_PIXELS = 1 << 17, 2048  # C·O of a large weight, and pixels that are few beside it
@@ -116,6 +117,38 @@ class Plan:
         return used.reshape(len(planes), images.stop - images.start, bands.stop - bands.start, row)
 
 
+class Output:
+    """What a convolution makes, and how it is made of the products M, block by block.
+
+    The bias is a seventh product, the same everywhere, that A takes once into each output.
+    """
+
+    def __init__(self, plan: Plan, O: int, bias: np.ndarray | None) -> None:
+        self.plan = plan
+        self.y = aligned((plan.N, plan.height, plan.width, O))
+        self.A = A if bias is None else np.concatenate([A, np.ones((4, 1), np.float32)], axis=1)
+        self.seventh = None if bias is None else np.tile(bias, plan.pitch)
+        self.rows = 6 if bias is None else 7  # of M
+        self.sums: list[np.float32] = []  # of some outputs: finite unless an input is not
+
+    def store(self, block: Tile, m: np.ndarray) -> None:
+        """Write A · m, for m (rows, images, bands, pitch*O), to the rows of y of a block."""
+        if self.seventh is not None:
+            m[6] = self.seventh
+        O = self.y.shape[3]
+        for out, bands in row_bands(self.y, self.plan, block):
+            # (7, images, bands, width*O) -> (images, bands, 7, width*O); A is (4, 7) or less
+            products = m[:, :, bands, : self.plan.width * O].transpose(1, 2, 0, 3)
+            np.matmul(self.A[: out.shape[2]], products, out=out)
+            self.sums.append(out[:, :, 0, ::O].sum())
+
+    def if_finite(self, U: np.ndarray) -> np.ndarray | None:
+        """Return y; None if a number in x, or in some rows of U, is seen not to be finite."""
+        with np.errstate(invalid="ignore"):  # infinities of either sign make NaN: seen as well
+            finite = np.isfinite(self.sums).all() and np.isfinite(U.sum())
+        return self.y if finite else None
+
+
 def conv2d(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, padding: Pair
 ) -> np.ndarray | None:
@@ -125,33 +158,20 @@ def conv2d(
     """
     x = np.ascontiguousarray(x)
     O, C = weight.shape[:2]
-    plan, U = Plan(x, padding), transformed_weight(weight)
-    # The bias is a seventh product, the same everywhere, that A takes once into each output.
-    A7 = A if bias is None else np.concatenate([A, np.ones((4, 1), np.float32)], axis=1)
-    seventh = None if bias is None else np.tile(bias, plan.pitch)
-    y = aligned((plan.N, plan.height, plan.width, O))
-    sums = []  # of some outputs: finite unless an input is not
-
-    def store(block: Tile, m: np.ndarray) -> None:
-        if seventh is not None:
-            m[6] = seventh
-        for out, bands in row_bands(y, plan, block):
-            # (7, images, bands, width*O) -> (images, bands, 7, width*O); A7 is (4, 7) or less
-            products = m[:, :, bands, : plan.width * O].transpose(1, 2, 0, 3)
-            np.matmul(A7[: out.shape[2]], products, out=out)
-            sums.append(out[:, :, 0, ::O].sum())
+    plan, U = Plan(x, padding), transformed_weight(weight, G).reshape(6, 3 * C, O)
+    output = Output(plan, O, bias)
 
     def work_on(block: Tile) -> None:
-        V, M = plan.planes("V", 6, C, block), plan.planes("M", len(A7.T), O, block)
+        V, M = plan.planes("V", 6, C, block), plan.planes("M", output.rows, O, block)
         transform(x, plan, block, plan.by_band(V, C, block))
         gemm.matmul(phases(V, C, 3 * C), U, out=phases(M, O, O))
-        store(block, plan.by_band(M, O, block))
+        output.store(block, plan.by_band(M, O, block))
 
     if not plan.is_deep(O):  # each thread takes a block through all three stages
         blocks = plan.blocks(max(LEAST_PIXELS, BLOCK_FLOATS // (6 * C + 7 * O)))
         parallel_for(len(blocks), lambda i: work_on(blocks[i]), x, plan.operations(O))
     else:  # all threads together take one block through each stage
-        V, M = plan.planes("V", 6, C, plan.whole), plan.planes("M", len(A7.T), O, plan.whole)
+        V, M = plan.planes("V", 6, C, plan.whole), plan.planes("M", output.rows, O, plan.whole)
         v, m = plan.by_band(V, C, plan.whole), plan.by_band(M, O, plan.whole)
         parts = plan.blocks(plan.pixels(plan.whole) // 4)
 
@@ -164,8 +184,8 @@ def conv2d(
 
         parallel_for(len(parts), lambda i: transform(x, plan, parts[i], v[:, *parts[i]]), x)
         parallel_for(6, multiply, x)
-        parallel_for(len(parts), lambda i: store(parts[i], m[:, *parts[i]]), x)
-    return y if np.isfinite(sums).all() and np.isfinite(U[1].sum()) else None
+        parallel_for(len(parts), lambda i: output.store(parts[i], m[:, *parts[i]]), x)
+    return output.if_finite(U[1])
 
 
 def phases(planes: np.ndarray, channels: int, row: int) -> np.ndarray:
@@ -178,22 +198,51 @@ def phases(planes: np.ndarray, channels: int, row: int) -> np.ndarray:
     return strided(planes, 0, shape, steps)
 
 
-def transformed_weight(weight: np.ndarray) -> np.ndarray:
-    """Return U = G · weight, (O, C, 3, 3) to (6, 3*C, O); threads share the channels C."""
+def transformed_weight(weight: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return U = matrix · weight for a weight (O, C, 3, 3); threads share the channels C.
+
+    A matrix (6, 3) acts on each column of three taps, which makes U (6, 3, C, O); one of (36, 9)
+    on all nine taps: (36, 1, C, O).
+    """
     O, C = weight.shape[:2]
-    U = aligned((6, 3, C, O))
+    high, deep = matrix.shape
+    U = aligned((high, 9 // deep, C, O))
     each = max(1, WEIGHT_FLOATS // (9 * O))
 
     def transform_some(i: int) -> None:
         some = slice(i * each, min((i + 1) * each, C))
-        taps = workspace("taps", (3, 3, some.stop - some.start, O), U)
-        np.copyto(taps, weight[:, some].transpose(2, 3, 1, 0))  # (O, c, 3, 3) -> (3, 3, c, O)
-        for column in range(3):
-            out = U[:, column, some].reshape(6, -1)  # (6, c, O) -> (6, c*O)
-            np.matmul(G, taps[:, column].reshape(3, -1), out=out)
+        taps = workspace("taps", (deep, 9 // deep, some.stop - some.start, O), U)
+        # (O, c, 3, 3) -> (3, 3, c, O)
+        np.copyto(taps.reshape(3, 3, -1, O), weight[:, some].transpose(2, 3, 1, 0))
+        for column in range(9 // deep):
+            out = U[:, column, some].reshape(high, -1)  # (6 or 36, c, O) -> (..., c*O)
+            np.matmul(matrix, taps[:, column].reshape(deep, -1), out=out)
 
     parallel_for(-(-C // each), transform_some, weight, MOVING * weight.size)
-    return U.reshape(6, 3 * C, O)
+    return U
+
+
+def weight_of(sums: np.ndarray, matrix: np.ndarray) -> np.ndarray | None:
+    """Return matrixᵀ · (the sum of all shares), the gradient in the weight: (O, C, 3, 3).
+
+    From sums (shares, 6, 3, C, O) with G, or (shares, 36, 1, C, O) with a matrix (36, 9). None if
+    a number in it is not finite.
+    """
+    C, O = sums.shape[3:]
+    dw = aligned((3, 3, C, O))
+    each = max(1, WEIGHT_FLOATS // (9 * O))  # channels C that one thread finishes at a time
+    finite = np.ones(-(-C // each), bool)
+
+    def finish(i: int) -> None:
+        some = slice(i * each, min((i + 1) * each, C))
+        total = sums[:, :, :, some].sum(axis=0) if len(sums) > 1 else sums[0, :, :, some]
+        out = dw[:, :, some]
+        taps = np.matmul(matrix.T, total.reshape(len(matrix), -1))  # (3, 3*c*O) or (9, c*O)
+        out[...] = taps.reshape(out.shape)
+        finite[i] = np.isfinite(out).all()
+
+    parallel_for(len(finite), finish, sums, MOVING * dw.size)
+    return dw.transpose(3, 2, 0, 1) if finite.all() else None  # (3, 3, C, O) -> (O, C, 3, 3)
 
 
 def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | None:
@@ -239,18 +288,7 @@ def conv2d_weight(x: np.ndarray, g: np.ndarray, padding: Pair) -> np.ndarray | N
         a, b = factors(V, E, plan.whole)
         parallel_for(len(parts), lambda i: load(parts[i], v[:, *parts[i]], e[:, *parts[i]]), x)
         parallel_for(6, lambda i: np.matmul(a[i], b[i], out=sums[0, i]), x)
-    dw = aligned((3, 3, C, O))
-    each = max(1, WEIGHT_FLOATS // (9 * O))  # channels C that one thread finishes at a time
-    finite = np.ones(-(-C // each), bool)
-
-    def finish(i: int) -> None:
-        some = slice(i * each, min((i + 1) * each, C))
-        total = sums[:, :, :, some].sum(axis=0)  # (shares, 6, 3, c, O) -> (6, 3, c, O)
-        dw[:, :, some] = np.matmul(G.T, total.reshape(6, -1)).reshape(3, *total.shape[1:])
-        finite[i] = np.isfinite(dw[:, :, some]).all()
-
-    parallel_for(len(finite), finish, x, MOVING * dw.size)
-    return dw.transpose(3, 2, 0, 1) if finite.all() else None  # (3, 3, C, O) -> (O, C, 3, 3)
+    return weight_of(sums, G)
 
 
 def spread(g: np.ndarray, plan: Plan, block: Tile, E: np.ndarray) -> None:
