@@ -3,47 +3,112 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from .. import nn
+from .alexnet import (
+    alexnet,
+    alexnet_torchvision,
+    alexnet_torchvision_trunk,
+    alexnet_trunk,
+    caffenet,
+    caffenet_trunk,
+)
+from .alignment import smallest_padding
+from .classifier import Classifier, Trunk
 from .fcn import FCN, ModelError
 from .geometry import coordinate_map, output_size, receptive_field_of
+from .googlenet import GOOGLENET, GoogLeNet, Inception, googlenet, googlenet_trunk
+from .late_fusion import LateFusion
 from .small import small_trunk
-from .vgg import VGG16, Trunk, vgg16, vgg_trunk
+from .surgery import Report, SurgeryError, check_loaded, convolutionalize, expand_score, transplant
+from .vgg import VGG16, vgg16, vgg_trunk
 
 __all__ = [
     "BACKBONES",
+    "CLASSIFIERS",
     "FCN",
+    "GOOGLENET",
     "MODELS",
     "VGG16",
+    "Classifier",
+    "GoogLeNet",
+    "Inception",
+    "LateFusion",
     "ModelError",
+    "Report",
+    "SurgeryError",
     "Trunk",
+    "alexnet",
+    "alexnet_torchvision",
+    "alexnet_torchvision_trunk",
+    "alexnet_trunk",
     "build",
+    "caffenet",
+    "caffenet_trunk",
+    "check_loaded",
+    "convolutionalize",
     "coordinate_map",
+    "expand_score",
     "fcn8s",
     "fcn16s",
     "fcn32s",
+    "googlenet",
+    "googlenet_trunk",
+    "late_fusion",
     "output_size",
     "receptive_field_of",
     "small_trunk",
+    "smallest_padding",
+    "transplant",
+    "trunk_options",
     "vgg16",
     "vgg_trunk",
 ]
 
 
-BACKBONES: dict[str, Callable[..., Trunk]] = {"vgg16": vgg_trunk, "small": small_trunk}
+BACKBONES: dict[str, Callable[..., Trunk]] = {
+    "vgg16": vgg_trunk,
+    "alexnet": alexnet_trunk,
+    "caffenet": caffenet_trunk,
+    "googlenet": googlenet_trunk,
+    "alexnet_torchvision": alexnet_torchvision_trunk,
+    "small": small_trunk,
+}
+CLASSIFIERS: dict[str, Callable[..., Classifier]] = {
+    "vgg16": vgg16,
+    "alexnet": alexnet,
+    "caffenet": caffenet,
+    "googlenet": googlenet,
+    "alexnet_torchvision": alexnet_torchvision,
+}
 
 
-def _fcn(stride: int, num_classes: int, backbone: str, rng: Any, options: dict[str, Any]) -> FCN:
+def _fcn(
+    stride: int,
+    num_classes: int | Mapping[str, int],
+    backbone: str,
+    rng: Any,
+    options: dict[str, Any],
+) -> FCN:
     if backbone not in BACKBONES:
         raise ModelError(f"backbone={backbone!r} must be one of {', '.join(BACKBONES)}")
     # All options, not only those given: a file must not change its meaning with a default.
     config = {"model": f"fcn{stride}s", "num_classes": num_classes, "backbone": backbone}
     config |= _defaults(BACKBONES[backbone]) | _defaults(FCN) | options
     ours = {name: options.pop(name) for name in _defaults(FCN) if name in options}
-    net = FCN(BACKBONES[backbone](rng=rng, **options), num_classes, stride, **ours)
+    smallest = options.get("padding") == "smallest" and options.pop("padding")
+    trunk = BACKBONES[backbone](rng=rng, **options)
+    if smallest:
+        padding = smallest_padding(trunk.layers, trunk.taps, stride)
+        first = next(iter(trunk.layers.values()))
+        assert isinstance(first, nn.Conv2d)
+        first.padding = (padding, padding)
+        config["padding"] = padding
+    net = FCN(trunk, num_classes, stride, **ours)
     net.config = config
     return net
 
@@ -56,7 +121,7 @@ def _defaults(builder: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fcn32s(
-    num_classes: int = 21,
+    num_classes: int | Mapping[str, int] = 21,
     backbone: str = "vgg16",
     *,
     rng: np.random.Generator | None = None,
@@ -71,7 +136,7 @@ def fcn32s(
 
 
 def fcn16s(
-    num_classes: int = 21,
+    num_classes: int | Mapping[str, int] = 21,
     backbone: str = "vgg16",
     *,
     rng: np.random.Generator | None = None,
@@ -86,7 +151,7 @@ def fcn16s(
 
 
 def fcn8s(
-    num_classes: int = 21,
+    num_classes: int | Mapping[str, int] = 21,
     backbone: str = "vgg16",
     *,
     rng: np.random.Generator | None = None,
@@ -100,11 +165,35 @@ def fcn8s(
     return _fcn(8, num_classes, backbone, rng, options)
 
 
-MODELS: dict[str, Callable[..., FCN]] = {"fcn32s": fcn32s, "fcn16s": fcn16s, "fcn8s": fcn8s}
+def late_fusion(
+    streams: Mapping[str, Mapping[str, Any]], *, rng: np.random.Generator | None = None
+) -> LateFusion:
+    """Return a `LateFusion` of FCNs; ``streams`` has the arguments of `build` for each, by name.
+
+    >>> one = {"model": "fcn32s", "num_classes": 5, "backbone": "small"}
+    >>> late_fusion({"color": one, "hha": one}).num_classes
+    5
+    """
+    nets = {name: build(**{"rng": rng, **options}) for name, options in streams.items()}
+    config = {"streams": {name: net.config for name, net in nets.items()}}
+    net = LateFusion(nets)
+    net.config = {"model": "late_fusion", **config}
+    return net
 
 
-def build(model: str, **options: Any) -> FCN:
-    """Return a net by its name: fcn32s, fcn16s or fcn8s. ``build(**net.config)`` is one like net.
+MODELS: dict[str, Callable[..., FCN | LateFusion | Classifier]] = {
+    "fcn32s": fcn32s,
+    "fcn16s": fcn16s,
+    "fcn8s": fcn8s,
+    "late_fusion": late_fusion,
+    **CLASSIFIERS,
+}
+
+
+def build(model: str, **options: Any) -> Any:
+    """Return a net by its name: an FCN or a classifier. ``build(**net.config)`` is one like net.
+
+    The names are those of `MODELS`: fcn32s, fcn16s, fcn8s, vgg16, alexnet, ...
 
     >>> config = build("fcn32s", num_classes=4, backbone="small").config
     >>> config["model"], config["num_classes"], config["widths"]
@@ -113,3 +202,36 @@ def build(model: str, **options: Any) -> FCN:
     if model not in MODELS:
         raise ModelError(f"model {model!r} is unknown: use one of {', '.join(MODELS)}")
     return MODELS[model](**options)
+
+
+def trunk_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the trunk that a classifier with this ``config`` turns into.
+
+    They are ``backbone`` and its width, dropout and, where it has an fc6, fc6_kernel: the side of
+    the maps that fc6 sees, which follows from the images' size. Weights of the classifier then fit
+    the layers of the same names.
+
+    Raises
+    ------
+    ModelError
+        If it is not the config of a classifier.
+
+    Examples
+    --------
+    >>> config = vgg16(10, width=0.125, image_size=64).config
+    >>> trunk_options(config)
+    {'backbone': 'vgg16', 'width': 0.125, 'dropout': 0.5, 'fc6_kernel': 2}
+    >>> net = fcn32s(5, **trunk_options(config))
+    """
+    name = config.get("model")
+    if name not in CLASSIFIERS:
+        rule = f"only a classifier turns into a trunk: {', '.join(CLASSIFIERS)}"
+        raise ModelError(f"a config of model {name!r}: {rule}")
+    options = {"backbone": name, "width": config["width"], "dropout": config["dropout"]}
+    if "fc6_kernel" in _defaults(BACKBONES[name]):
+        # Sizes do not depend on the width: the narrowest net of this kind tells them at once.
+        layers = build(**{**config, "width": 1e-9}).chain()
+        before = list(layers)[: list(layers).index("flatten")]
+        sizes = (layers[name] for name in before)
+        options["fc6_kernel"] = output_size(sizes, config["image_size"])
+    return options

@@ -12,15 +12,10 @@ from itertools import count
 from typing import NamedTuple
 
 from .. import nn
-from ..backend import Error
 from ..shapes import CoordinateMap, Pair, ShapeError, conv_transpose_size
-from .geometry import coordinate_map, output_size
+from .geometry import ModelError, coordinate_map, output_size
 
 LARGER_THAN = 32  # pixels: the images that `smallest_padding` makes fit, for a net of stride 32
-
-
-class ModelError(Error, ValueError):
-    """A net that cannot be built as asked for, or an image that it cannot take."""
 
 
 class Skip(NamedTuple):
@@ -151,8 +146,9 @@ def covered(
             return 0
     for skip in alignment.skips:
         up, finer = conv_transpose_size(size, skip.kernel, 2, 0, 0, 1), sizes[skip.tap]
-        larger, size = (finer, up) if skip.crop_finer else (up, finer)
-        if skip.offset[axis] + size > larger:
+        first = skip.offset[axis]
+        size = min(up, finer - first) if skip.crop_finer else min(up - first, finer)
+        if size < 1:
             return 0
     whole = conv_transpose_size(size, alignment.kernel, stride, 0, 0, 1)
     return max(0, min(n, whole - alignment.offset[axis]))

@@ -99,7 +99,8 @@ class FCN(nn.Module):
         self.skips, self.last = self.alignment.skips, self.alignment.upsample
         self.offset: Pair = self.alignment.offset
         for head, classes in self.heads.items():
-            layers = {"score_fr": _score_layer(trunk.channels, classes)}
+            layers: dict[str, nn.Conv2d | nn.ConvTranspose2d] = {}
+            layers["score_fr"] = _score_layer(trunk.channels, classes)
             for skip, finer in zip(self.skips, (16, 8), strict=False):
                 layers[skip.upsample] = _upsampling(classes, skip.kernel, 2)
                 learned = learn_upsampling == "intermediate"
@@ -134,10 +135,14 @@ class FCN(nn.Module):
             for head in self.heads:
                 up = getattr(self, skip.upsample + head)(scores.pop(head))
                 here = getattr(self, skip.score + head)(finer)
-                if skip.crop_finer:
-                    here = F.crop(here, up.shape[2:], skip.offset)
-                else:
-                    up = F.crop(up, here.shape[2:], skip.offset)
+                # Only where both have pixels: as a rule the one that starts earlier is cropped.
+                starts = ((0, 0), skip.offset) if skip.crop_finer else (skip.offset, (0, 0))
+                height, width = (
+                    min(up.shape[2 + a] - starts[0][a], here.shape[2 + a] - starts[1][a])
+                    for a in (0, 1)
+                )
+                up = _cropped(up, (height, width), starts[0])
+                here = _cropped(here, (height, width), starts[1])
                 scores[head] = FUSIONS[self.fusion](up, here)
                 del up, here
             del finer
@@ -186,6 +191,10 @@ def _heads(num_classes: int | Mapping[str, int]) -> dict[str, int]:
     if not heads or min(heads.values()) < 2:
         raise ModelError(f"num_classes={num_classes} must be at least 2 (background included)")
     return heads
+
+
+def _cropped(x: Tensor, size: Pair, offset: Pair) -> Tensor:
+    return x if x.shape[2:] == size and offset == (0, 0) else F.crop(x, size, offset)
 
 
 def _score_layer(channels: int, num_classes: int) -> nn.Conv2d:

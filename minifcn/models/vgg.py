@@ -2,40 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from .. import nn
+from .classifier import (
+    HIDDEN,
+    Classifier,
+    Trunk,
+    fully_connected,
+    fully_connected_scores,
+    scaled,
+    side_after,
+)
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of each 3x3 convolution, by stage; a stage ends with a pooling layer that halves."""
 
 
-@dataclass
-class Trunk:
-    """The part of a classifier that an FCN is built on: everything before the scores.
+def vgg16(
+    num_classes: int = 1000,
+    *,
+    width: float = 1.0,
+    image_size: int = 224,
+    dropout: float = 0.5,
+    rng: np.random.Generator | None = None,
+) -> Classifier:
+    """Return the VGG16 classifier: images (N, 3, 224, 224) to scores (N, num_classes).
 
-    Attributes
+    Five stages of 3x3 convolutions and three fully connected layers (configuration D of the VGG
+    paper); 138,357,544 parameters with 1000 classes. Layers have Caffe's names.
+
+    Parameters
     ----------
-    layers
-        Name (Caffe's) to layer, in the order of computation.
-    channels
-        What the last layer puts out.
-    taps
-        For a stride, the name of the layer with that stride that a skip starts from, and its
-        channels: ``{16: ("pool4", 512), 8: ("pool3", 256)}``.
-    """
+    num_classes
+        Number of classes.
+    width
+        Factor for all numbers of channels, those of fc6 and fc7 too (rounded to multiples of 8).
+    image_size
+        Side of the images in pixels. fc6 sees all of what pool5 leaves of them: 7 x 7 pixels of
+        224, 2 x 2 of 64.
+    dropout
+        Share of fc6's and fc7's activations that is dropped in training.
+    rng
+        Draws the starting weights.
 
-    layers: dict[str, nn.Module]
-    channels: int
-    taps: dict[int, tuple[str, int]]
+    Raises
+    ------
+    ModelError
+        For a width, a size or a number of classes that makes no net.
+
+    Examples
+    --------
+    >>> vgg16(10, width=0.125, image_size=64).fc6
+    Linear(256 -> 512)
+    """
+    rng = rng or np.random.default_rng()
+    layers, channels, _ = convolutions(_scaled_stages(VGG16, width), 3, 1, rng)
+    maps = channels, side_after(layers, image_size)
+    layers |= fully_connected_scores(maps, scaled(HIDDEN, width), num_classes, dropout, rng)
+    return Classifier(layers, "vgg16", num_classes, image_size, width=width, dropout=dropout)
 
 
 def vgg_trunk(
     stages: tuple[tuple[int, ...], ...] = VGG16,
-    hidden: int = 4096,
+    hidden: int = HIDDEN,
     *,
+    width: float = 1.0,
     padding: int = 100,
     fc6_kernel: int = 7,
     fc6_padding: int = 0,
@@ -51,6 +83,8 @@ def vgg_trunk(
         Channels of the convolutions, stage by stage.
     hidden
         Channels of fc6 and fc7.
+    width
+        Factor for both, as in `vgg16`.
     padding
         Of the first convolution. 100 makes every input size fit in the released nets; 1 costs
         less, and needs ``fc6_padding`` so that the scores reach the image's edge.
@@ -69,28 +103,16 @@ def vgg_trunk(
     would reach outside for 799 of the sizes from 1 to 2099.
     """
     rng = rng or np.random.default_rng()
-    layers, channels, taps = convolutions(stages, in_channels, padding, rng)
+    hidden = scaled(hidden, width)
+    layers, channels, taps = convolutions(_scaled_stages(stages, width), in_channels, padding, rng)
     layers |= fully_connected(channels, hidden, fc6_kernel, fc6_padding, dropout, rng)
     return Trunk(layers, hidden, taps)
 
 
-def vgg16(num_classes: int = 1000, rng: np.random.Generator | None = None) -> nn.Sequential:
-    """Return the VGG16 classifier: images (N, 3, 224, 224) to scores (N, num_classes).
-
-    Five stages of 3x3 convolutions and three fully connected layers (configuration D of the VGG
-    paper); 138,357,544 parameters with 1000 classes. Layers have Caffe's names.
-    """
-    rng = rng or np.random.default_rng()
-    layers, channels, _ = convolutions(VGG16, 3, 1, rng)
-    layers["flatten"] = nn.Flatten()  # (N, 512, 7, 7) -> (N, 25088)
-    inputs = channels * 7 * 7
-    for name in ("6", "7"):
-        layers[f"fc{name}"] = nn.Linear(inputs, 4096, rng=rng)
-        layers[f"relu{name}"] = nn.ReLU()
-        layers[f"drop{name}"] = nn.Dropout(0.5, rng=rng)
-        inputs = 4096
-    layers["fc8"] = nn.Linear(inputs, num_classes, rng=rng)
-    return nn.Sequential(layers)
+def _scaled_stages(
+    stages: tuple[tuple[int, ...], ...], width: float
+) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(scaled(channels, width) for channels in stage) for stage in stages)
 
 
 def convolutions(
@@ -115,15 +137,3 @@ def convolutions(
         layers[f"pool{stage}"] = nn.MaxPool2d(2, stride=2, ceil_mode=True)
         taps[2**stage] = (f"pool{stage}", channels)
     return layers, channels, taps
-
-
-def fully_connected(
-    channels: int, hidden: int, kernel: int, padding: int, dropout: float, rng: np.random.Generator
-) -> dict[str, nn.Module]:
-    """Return fc6 and fc7 as convolutions, each with its ReLU and dropout."""
-    layers: dict[str, nn.Module] = {}
-    for name, inputs, size, border in (("6", channels, kernel, padding), ("7", hidden, 1, 0)):
-        layers[f"fc{name}"] = nn.Conv2d(inputs, hidden, size, padding=border, rng=rng)
-        layers[f"relu{name}"] = nn.ReLU()
-        layers[f"drop{name}"] = nn.Dropout(dropout, rng=rng)
-    return layers
