@@ -18,6 +18,7 @@ from . import memory, models, weights
 from ._version import __version__
 from .backend import probe_cuda
 from .data import Dataset, landcover, shapes
+from .flow import Net
 from .kernels.threads import num_threads
 from .metrics import ConfusionMatrix
 from .tiling import margins
@@ -52,16 +53,16 @@ def machine() -> Facts:
     }
 
 
-def weight_file(path: str | Path, image: tuple[int, int] | None = None) -> Facts:
-    """Return what a weight file holds, and its net's memory for an image (height, width).
+def weight_file(path: str | Path) -> Facts:
+    """Return what a weight file holds. Its tensors are not read.
 
-    Its tensors are not read.
+    >>> weight_file("demo/fcn8s/best.safetensors")["model"]  # doctest: +SKIP
     """
     header = weights.read_header(path)
     numbers = sum(math.prod(shape) for shape in header.shapes.values())
     rule = header.preprocessing
     pixel = "pixel" if rule.scale == 1 else f"pixel / {1 / rule.scale:g}"
-    facts = {
+    return {
         "file": f"{path} ({Path(path).stat().st_size / 1e6:,.1f} MB)",
         "model": weights.title(header.config),
         "parameters": f"{numbers:,} numbers ({header.dtype}) in {len(header.shapes)} tensors",
@@ -70,19 +71,25 @@ def weight_file(path: str | Path, image: tuple[int, int] | None = None) -> Facts
         "origin": header.origin or "not told",
         "written by": f"minifcn {header.minifcn}",
     }
-    return facts | (memory_facts(models.build(**header.config), *image) if image else {})
 
 
-def model(name: str, backbone: str, classes: int, image: tuple[int, int] | None = None) -> Facts:
-    """Return the size and the geometry of a net, and its memory for an image (height, width).
+def model(net: models.FCN | models.LateFusion | models.Classifier) -> Facts:
+    """Return the size of a net and, of an FCN, the geometry.
 
-    >>> model("fcn32s", "small", 4)["model"].partition(", widths")[0]
+    >>> from minifcn import models
+    >>> model(models.fcn32s(4, "small"))["model"].partition(", widths")[0]
     'fcn32s(num_classes=4, backbone=small'
     """
-    net = models.build(name, num_classes=classes, backbone=backbone)
     count, size = net.num_parameters(), sum(p.data.nbytes for p in net.parameters())
-    trunk = [getattr(net, layer) for layer in net.trunk_names]
-    field = models.receptive_field_of(trunk)
+    facts = {
+        "model": weights.title(net.config),
+        "parameters": f"{count:,} ({size / 1e6:,.1f} MB)",
+    }
+    return facts | (_geometry(net) if isinstance(net, models.FCN) else {})
+
+
+def _geometry(net: models.FCN) -> Facts:
+    field = models.receptive_field_of([getattr(net, layer) for layer in net.trunk_names])
     skips = [
         f"{skip.tap} is scored by {skip.score} and added to {skip.upsample}; "
         f"{skip.tap if skip.crop_finer else skip.upsample} is cropped by {skip.offset[0]}"
@@ -90,9 +97,7 @@ def model(name: str, backbone: str, classes: int, image: tuple[int, int] | None 
     ]
     top, left = net.offset
     high, wide = margins(net, 0), margins(net, 1)
-    facts = {
-        "model": weights.title(net.config),
-        "parameters": f"{count:,} ({size / 1e6:,.1f} MB)",
+    return {
         "receptive field": f"{field} x {field} pixels, for a score at stride 32",
         "skips": "\n".join(skips) or "none",
         "crop": f"{net.last} is cropped by {top} at the top and {left} at the left",
@@ -101,28 +106,26 @@ def model(name: str, backbone: str, classes: int, image: tuple[int, int] | None 
             f"{high.smallest} x {wide.smallest} pixels (height x width)"
         ),
     }
-    return facts | (memory_facts(net, *image) if image else {})
 
 
-def memory_facts(net: models.FCN, height: int, width: int) -> Facts:
+def memory_facts(net: Net, height: int, width: int) -> Facts:
     """Return how much memory a net is predicted to need for an image of some size.
 
     >>> list(memory_facts(models.fcn8s(4, "small"), 375, 500))
     ['inference', 'training step']
     """
 
-    def line(need: memory.Memory, weights: str) -> str:
-        total, own, arrays, buffers = (f"{size / 1e6:,.0f} MB" for size in (need.total, *need[:3]))
+    def line(need: memory.Memory, weights: str, arrays: str) -> str:
+        total, *parts = (f"{size / 1e6:,.0f} MB" for size in (need.total, *need[:3]))
         return (
-            f"{total} for an image of {height} x {width} pixels (height x width): {own} {weights}, "
-            f"{arrays} arrays (at most, at {need.largest}), {buffers} buffers"
+            f"{total} for an image of {height} x {width} pixels (height x width): {parts[0]} "
+            f"{weights}, {parts[1]} {arrays} (at most, at {need.largest}), {parts[2]} buffers"
         )
 
+    need, training = memory.inference(net, height, width), memory.training(net, height, width)
     return {
-        "inference": line(memory.inference(net, height, width), "weights"),
-        "training step": line(
-            memory.training(net, height, width), "weights, gradients and momenta"
-        ),
+        "inference": line(need, "weights", "arrays"),
+        "training step": line(training, "weights and momenta", "arrays and gradients"),
     }
 
 

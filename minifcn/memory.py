@@ -17,14 +17,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .backend import Array, is_numpy, xp_of
-from .flow import IMAGE, Read, Shape, Step, algorithm, shapes, steps
-from .kernels import im2col, winograd
+from .flow import IMAGE, Net, Read, Step, algorithm, outputs, shapes, steps
+from .kernels import im2col, winograd, winograd2d
 from .kernels.threads import ALONE, num_threads
-from .models import FCN
-from .nn import Conv2d, ConvTranspose2d, Dropout, LocalResponseNorm, MaxPool2d, Module, ReLU
+from .models import FCN, LateFusion
+from .nn import (
+    AvgPool2d,
+    Branches,
+    Conv2d,
+    ConvTranspose2d,
+    Dropout,
+    Linear,
+    LocalResponseNorm,
+    MaxPool2d,
+    Module,
+    Parameter,
+    ReLU,
+)
 
-READ_AGAIN = Conv2d, LocalResponseNorm, MaxPool2d  # layers whose gradient needs their input
-MASK = "mask of "  # of a dropout
+WEIGHTED = Conv2d, ConvTranspose2d, Linear  # the weight's gradient needs the layer's input
+READ_AGAIN = LocalResponseNorm, MaxPool2d  # layers whose own gradient needs it
+INSIDE = "inside "  # what a layer keeps for its gradient beside its input and its output
+KEPT_INSIDE = {Dropout: 1, LocalResponseNorm: 2}  # a mask; two powers of the energy: in outputs
+LEAST_CROP = 32  # pixels: one score of an FCN-32s
 LABEL_BYTES = 20  # per pixel, of the loss: the class as int64, the loss, its share, and a mask
 
 # Where Linux tells what is available, and what a container may have ("max": no limit), in bytes.
@@ -40,9 +55,10 @@ class Memory(NamedTuple):
     Attributes
     ----------
     weights
-        The parameters; in training also their gradients and momenta.
+        The parameters; in training also their momenta.
     arrays
-        Activations, gradients, and what a layer needs while it works, at the largest moment.
+        Activations, gradients (the parameters' too), and what a layer needs while it works, at the
+        largest moment.
     buffers
         What the threads keep for the next time.
     largest
@@ -65,7 +81,7 @@ class Memory(NamedTuple):
         return self.arrays + self.buffers
 
 
-def inference(net: FCN, height: int, width: int, images: int = 1) -> Memory:
+def inference(net: Net, height: int, width: int, images: int = 1) -> Memory:
     """Return what it takes to compute the scores of images, without gradients.
 
     >>> from minifcn import models
@@ -80,31 +96,51 @@ def inference(net: FCN, height: int, width: int, images: int = 1) -> Memory:
     return Memory(weights, peak, plan.buffers(training=False), largest)
 
 
-def training(net: FCN, height: int, width: int, images: int = 1) -> Memory:
+def training(net: Net, height: int, width: int, images: int = 1) -> Memory:
     """Return what a training step takes, with SGD and momentum.
 
     >>> from minifcn import models
     >>> need = training(models.fcn8s(4, "small"), 96, 96, images=8)
     >>> need.largest, round(need.arrays / 1e6)
-    ('upscore8, backward', 16)
+    ('the loss', 16)
     """
     plan = Plan(net, height, width, images, training=True)
+    learned = sum(p.data.nbytes for p in net.parameters() if p.requires_grad)
     moments, alive = plan.forward(plan.saved())
-    pixels, last = images * height * width, plan.steps[-1].name
-    scores = pixels * net.num_classes * plan.itemsize
-    moments.append((sum(alive.values()) + scores + pixels * LABEL_BYTES, "the loss"))
-    gradients = {last: plan.bytes(last) + scores}  # these are cut out of those
+    gradients, labels = {}, 0
+    for name in plan.outputs:
+        (_, classes, *size) = plan.shapes[name]
+        # What is cut out of an FCN's scores is as large as the image.
+        size = [height, width] if isinstance(net, FCN | LateFusion) else size
+        pixels = images * math.prod(size)
+        gradients[name] = pixels * classes * plan.itemsize
+        labels = max(labels, pixels * LABEL_BYTES)  # of one head after the other
+    kept = sum(alive.values())
+    # Up to here the parameters' gradients of an earlier batch may be there (of the step before,
+    # until they are forgotten, or of this one, if several batches make a step).
+    moments = [(size + learned, name) for size, name in [*moments, (kept + labels, "the loss")]]
+    moments.append((kept + sum(gradients.values()) + labels, "the loss, backward"))
+    alive = {name: size for name, size in alive.items() if name not in plan.outputs}
+    own = 0  # their new gradients
     for step in reversed(plan.steps):
-        gradients |= {r.array: plan.bytes(r.array) for r in step.reads if r.array != IMAGE}
-        x, y = plan.shapes[step.reads[0].array], plan.shapes[step.name]
-        now = sum(alive.values()) + sum(gradients.values())
-        now += _backward_work(step.layer, x, y, plan.itemsize)
+        if step.name not in plan.learned:
+            continue
+        own += sum(p.data.nbytes for p in _parameters(step) if p.requires_grad)
+        now = sum(alive.values()) + sum(gradients.values()) + own
+        if step.name in plan.outputs:
+            moments.append((now + plan.bytes(step.name), f"crop of {step.name}, backward"))
+            now += plan.bytes(step.name) - gradients[step.name]
+        now += plan.backward_work(step)
+        for array in plan.learned & {read.array for read in step.reads}:
+            # A gradient from each reader: they are added, to a third array.
+            now += plan.bytes(array) * (2 if array in gradients else 1)
+            gradients[array] = plan.bytes(array)
         moments.append((now, f"{step.name}, backward"))
         alive.pop(step.name, None)
-        alive.pop(MASK + step.name, None)
+        alive.pop(INSIDE + step.name, None)
         del gradients[step.name]
     peak, largest = max(moments)
-    weights = sum(p.data.nbytes * (3 if p.requires_grad else 1) for p in net.parameters())
+    weights = sum(p.data.nbytes * (2 if p.requires_grad else 1) for p in net.parameters())
     return Memory(weights, peak, plan.buffers(training=True), largest)
 
 
@@ -115,74 +151,133 @@ class Plan:
     nothing. What makes no new array is no step here: the next one reads the old array.
     """
 
-    def __init__(self, net: FCN, height: int, width: int, images: int, training: bool) -> None:
+    def __init__(self, net: Net, height: int, width: int, images: int, training: bool) -> None:
         self.shapes = shapes(net, height, width, images)
         self.itemsize = next(iter(net.parameters())).dtype.itemsize
         self.steps: list[Step] = []
+        self.overwritten: set[str] = set()  # the arrays that are a convolution's, then a ReLU's
         same: dict[str, str] = {}  # the name of an array to that of the one it lies in
         makers: dict[str, Module | None] = {}
         late: Module | None = None  # a ReLU that waits for the pooling
         every = steps(net)
         for step, following in zip(every, [*every[1:], None], strict=True):
-            name, layer = step.name, step.layer
+            name, layer, _, held = step
             reads = tuple(Read(same.get(array, array), offset) for array, offset in step.reads)
-            before_pooling = following is not None and isinstance(following.layer, MaxPool2d)
+            before_pooling = (
+                following is not None
+                and isinstance(following.layer, MaxPool2d)
+                and following.reads[0].array == name
+            )
             if isinstance(layer, ReLU) and before_pooling:
                 late = layer
             elif late is not None:
                 first = f"{name} before ReLU"
                 self.shapes[first] = self.shapes[name]
                 # While the ReLU works, what the pooling has read is there still.
-                self.steps += [Step(first, layer, reads), Step(name, late, (Read(first), *reads))]
+                relu = Step(name, late, (Read(first),), held=reads[0].array)
+                self.steps += [Step(first, layer, reads), relu]
                 late = None
                 continue
             idle = isinstance(layer, Dropout) and not (training and layer.p)
             over = isinstance(layer, ReLU) and isinstance(makers.get(reads[0].array), Conv2d)
             if idle or over or late:
                 same[name] = reads[0].array
+                self.overwritten |= {same[name]} if over else set()
             else:
-                self.steps.append(Step(name, layer, reads))
+                self.steps.append(Step(name, layer, reads, same.get(held, held)))
                 makers[name] = layer
+        self.outputs = [same.get(name, name) for name in outputs(net)]
+        self.learned: set[str] = set()  # the arrays that get a gradient
+        for step in self.steps:
+            reads_learned = any(read.array in self.learned for read in step.reads)
+            if reads_learned or any(p.requires_grad for p in _parameters(step)):
+                self.learned.add(step.name)
 
     def bytes(self, name: str) -> int:
-        """Return the size of an array, or of a dropout's mask."""
-        return math.prod(self.shapes[name.removeprefix(MASK)]) * self.itemsize
+        """Return the size of an array."""
+        return math.prod(self.shapes[name]) * self.itemsize
 
     def saved(self) -> set[str]:
         """Return the arrays that are kept for the backward pass."""
-        kept = {IMAGE, self.steps[-1].name}  # the loss reads the scores again
-        for name, layer, reads in self.steps:
-            kept |= {name} if isinstance(layer, ReLU | MaxPool2d) else set()
-            kept |= {MASK + name} if isinstance(layer, Dropout) else set()
-            kept |= {read.array for read in reads if isinstance(layer, READ_AGAIN)}
+        kept = {IMAGE, *self.outputs}  # the loss reads the scores again
+        for step in self.steps:
+            layer, learned = step.layer, step.name in self.learned
+            last = isinstance(layer, ReLU | MaxPool2d) or step.name in self.overwritten
+            if last and learned:  # their gradients need their outputs
+                kept.add(step.name)
+            if type(layer) in KEPT_INSIDE and learned:
+                kept.add(INSIDE + step.name)
+            again = isinstance(layer, READ_AGAIN) and learned
+            again |= isinstance(layer, WEIGHTED) and layer.weight.requires_grad
+            kept |= {read.array for read in step.reads} if again else set()
         return kept
 
     def forward(self, kept: set[str]) -> tuple[list[tuple[int, str]], dict[str, int]]:
         """Return the bytes while each step computes, with its name; and the arrays that stay."""
         last_reader = {read.array: i for i, step in enumerate(self.steps) for read in step.reads}
+        last_reader |= {step.held: i for i, step in enumerate(self.steps)}
         alive, moments = {IMAGE: self.bytes(IMAGE)}, []
-        for i, (name, layer, reads) in enumerate(self.steps):
-            made = {name, MASK + name} & kept | {name}
-            alive |= {array: self.bytes(array) for array in made}
-            work = _work(layer, self.shapes[reads[0].array], self.shapes[name], self.itemsize)
-            moments.append((sum(alive.values()) + work, name))
+        for i, step in enumerate(self.steps):
+            alive[step.name] = self.bytes(step.name)
+            moments.append((sum(alive.values()) + self.work(step), step.name))
+            if INSIDE + step.name in kept:
+                alive[INSIDE + step.name] = alive[step.name] * KEPT_INSIDE[type(step.layer)]
             for array in list(alive):
                 if array not in kept and last_reader.get(array, len(self.steps)) <= i:
                     del alive[array]
         return moments, alive
 
+    def work(self, step: Step) -> int:
+        """Return the bytes that a step needs beside what it reads and what it makes."""
+        layer, x, y = step.layer, self.shapes[step.reads[0].array], self.shapes[step.name]
+        if isinstance(layer, Conv2d) and algorithm(layer, x, y) == "winograd":
+            return 2 * layer.weight.data.nbytes  # transformed: six rows for three
+        if isinstance(layer, Conv2d) and algorithm(layer, x, y) == "winograd2d":
+            return 4 * layer.weight.data.nbytes  # columns too
+        if isinstance(layer, ConvTranspose2d):  # rows and columns are enlarged one after the other
+            return x[0] * x[1] * x[2] * y[3] * self.itemsize
+        if isinstance(layer, Branches):  # halves are put together first
+            parts, half = [self.bytes(read.array) for read in step.reads], len(step.reads) // 2
+            return sum(sum(some) for some in (parts[:half], parts[half:]) if len(some) > 1)
+        return self.bytes(step.name) * KEPT_INSIDE.get(type(layer), 0)
+
+    def backward_work(self, step: Step) -> int:
+        """Return the same of a step's backward pass, beside the gradients of both."""
+        layer, x, y = step.layer, self.shapes[step.reads[0].array], self.shapes[step.name]
+        if isinstance(layer, Branches):
+            return -self.bytes(step.name)  # its parts are the chains' gradients
+        if isinstance(layer, AvgPool2d):
+            return self.bytes(step.name)
+        if not isinstance(layer, Conv2d):
+            return self.work(step)
+        weight, way = layer.weight.data, algorithm(layer, x, y)
+        if way == "winograd":
+            return 2 * (winograd.SHARES + 1) * weight.nbytes  # partial sums
+        if way == "winograd2d":
+            return 5 * weight.nbytes  # transformed, and turned by half a turn
+        if way == "few_pixels":
+            return y[0] * y[2] * y[3] * weight[0].nbytes  # a scaled copy of the kernels for each
+        shares = len(im2col.tiles(y[0], y[2], y[3], weight[0].size))
+        return min(shares, im2col.WEIGHT_SHARES) * weight.nbytes  # partial sums here too
+
     def buffers(self, training: bool) -> int:
         """Return the bytes that threads keep (see `minifcn.kernels.threads.workspace`)."""
-        each = dict.fromkeys(("V", "M", "rows", "product", "patches"), 0)
+        names = "V", "M", "E", "rows", "transformed", "product", "patches", "band", "windows"
+        each = dict.fromkeys(names, 0)
         once = 0
         for step in self.steps:
             layer, x, y = step.layer, self.shapes[step.reads[0].array], self.shapes[step.name]
+            if isinstance(layer, MaxPool2d) and training and layer.kernel_size > layer.stride:
+                # Windows that overlap add to the same pixels: a whole image is one thread's.
+                threads = min(num_threads(), y[0])
+                each["windows"] = max(each["windows"], 3 * threads * math.prod(y[1:]))
             if not isinstance(layer, Conv2d):
                 continue
             C, O, patch = layer.in_channels, layer.out_channels, math.prod(layer.weight.shape[1:])
             way = algorithm(layer, x, y)
             # As in the kernels: a thread is not woken for little work.
-            operations = (9 * C * O if way == "winograd" else 2 * O * patch) * y[0] * y[2] * y[3]
+            counted = 9 * C * O if way.startswith("winograd") else 2 * O * patch
+            operations = counted * y[0] * y[2] * y[3]
             threads = num_threads() if operations >= ALONE else 1
             if way == "winograd":
                 pixels = max(winograd.LEAST_PIXELS, winograd.BLOCK_FLOATS // (6 * C + 7 * O), y[3])
@@ -194,6 +289,17 @@ class Plan:
                 each["rows"] = max(each["rows"], threads * 3 * C * pixels * deep)
                 sums = threads * 18 * C * O * training * (not deep)
                 each["product"] = max(each["product"], sums)
+            elif way == "winograd2d":
+                pitch = 4 * -(-y[3] // 4) + 2
+                every = y[0] * -(-y[2] // 4) * pitch
+                pixels = every // -(-every // max(winograd2d.PORTION, pitch))  # of a portion
+                patches = pixels // 4 if training else min(winograd2d.PATCHES, pixels // 8)
+                each["V"] = max(each["V"], 6 * C * pixels)
+                each["M"] = max(each["M"], 7 * O * pixels)
+                each["E"] = max(each["E"], 6 * O * pixels * training)
+                each["transformed"] = max(each["transformed"], threads * 6 * (C + O) * patches)
+                sums = threads * 6 * C * O * training * (pixels < every)
+                each["product"] = max(each["product"], sums)
             elif way == "few_pixels":
                 once = max(once, y[0] * y[2] * y[3] * patch)
             elif layer.kernel_size != (1, 1):
@@ -203,20 +309,75 @@ class Plan:
         return self.itemsize * (sum(each.values()) + once)
 
 
-def _work(layer: Module | None, x: Shape, y: Shape, itemsize: int) -> int:
-    """Return the bytes that a layer needs beside its input x and its output y."""
-    if isinstance(layer, Conv2d) and algorithm(layer, x, y) == "winograd":
-        return 2 * layer.weight.data.nbytes  # transformed: six rows for three
-    if isinstance(layer, ConvTranspose2d):  # rows and columns are enlarged one after the other
-        return x[0] * x[1] * x[2] * y[3] * itemsize
-    return 0
+def advice(net: Net, height: int, width: int, images: int) -> tuple[str, str | None]:
+    """Tell what a training step needs, and what to do if that is more than there is.
+
+    Parameters
+    ----------
+    net
+        The net, on the device where it will be trained.
+    height, width
+        Of the images, or of what is cut out of them.
+    images
+        In a batch.
+
+    Returns
+    -------
+    line, advice
+        A sentence with the estimate; None, or another with what would fit.
+
+    Examples
+    --------
+    >>> from minifcn import models
+    >>> line, todo = advice(models.fcn8s(4, "small"), 96, 96, images=8)
+    >>> line.partition(" takes")[0], todo
+    ('a training step on 8 images of 96 x 96 pixels (height x width)', None)
+    """
+    weight = next(iter(net.parameters())).data
+    need, free = training(net, height, width, images), available(weight)
+    line = (
+        f"a training step on {_count(images)} of {height} x {width} pixels (height x width) takes "
+        f"about {_size(need.total)}: {_size(need.weights)} weights and momenta, "
+        f"{_size(need.arrays)} arrays and gradients, {_size(need.buffers)} buffers"
+    )
+    if free is None:
+        return line, None
+    free += sum(parameter.data.nbytes for parameter in net.parameters())  # they are there already
+    line += f"; {_size(free)} are available"
+    if need.total <= free:
+        return line, None
+    batch, crop = images, min(height, width)
+    while batch > 1:
+        batch = -(-batch // 2)
+        if (size := training(net, height, width, batch).total) <= free:
+            parts = -(-images // batch)
+            same = f"--batch-size {batch} --accumulate {parts} ({_size(size)})"
+            return line, f"this will not fit: use smaller batches, {same}"
+    while crop > LEAST_CROP:
+        crop = max(LEAST_CROP, crop * 9 // 10 // LEAST_CROP * LEAST_CROP)
+        if (size := training(net, crop, crop, 1).total) <= free:
+            return line, (
+                "this will not fit: cut smaller parts out of the images and take them one by one, "
+                f"--crop {crop} --batch-size 1 --accumulate {images} ({_size(size)})"
+            )
+    return line, (
+        "this will not fit, and neither will smaller images: use a narrower net (--width 0.5) or "
+        "another one (--backbone)"
+    )
 
 
-def _backward_work(layer: Module | None, x: Shape, y: Shape, itemsize: int) -> int:
-    """Return the same of a layer's backward pass, beside the gradients in x and y."""
-    if isinstance(layer, Conv2d) and algorithm(layer, x, y) == "winograd":
-        return 2 * (winograd.SHARES + 1) * layer.weight.data.nbytes  # partial sums
-    return _work(layer, x, y, itemsize)
+def _count(images: int) -> str:
+    return "1 image" if images == 1 else f"{images} images"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
+def _parameters(step: Step) -> list[Parameter]:
+    """Return what a step's layer learns; that of branches are their layers', which are steps."""
+    layer = step.layer
+    return [] if layer is None or isinstance(layer, Branches) else list(layer.parameters())
 
 
 def available(like: Array) -> int | None:

@@ -7,12 +7,13 @@ has one every 32 pixels.
 
 **To the bit.** `minifcn.kernels.winograd` computes bands of four rows, each band from six rows. A
 row sees three of them; two more cancel out in it, but not their rounding. So these count as seen
-too, and tiles start where all layers' bands do: every 128 pixels if rows are 32 pixels apart. Then
-tiles and whole image go through the same arithmetic, but for two things. Few pixels are computed by
-other algorithms than many; tiles are chosen to be large enough, if the memory is. And a BLAS may
-add up a row of a matrix product in another order if it stands in another place (OpenBLAS with its
-kernels for AVX2) or among fewer rows (all of them, now and then). Then scores differ by about a
-millionth of the largest.
+too, and tiles start where all layers' bands do: every 128 pixels if rows are 32 pixels apart.
+`minifcn.kernels.winograd2d`, for layers of many channels, does the same with columns. Then tiles
+and whole image go through the same arithmetic, but for two things. Few pixels are computed by other
+algorithms than many; tiles are chosen to be large enough, if the memory is. And a BLAS may add up a
+row of a matrix product in another order if it stands in another place (OpenBLAS with its kernels
+for AVX2) or among fewer rows (all of them, now and then). Then scores differ by about a millionth
+of the largest.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from .backend import Error
-from .flow import IMAGE, algorithm, shapes, steps
+from .flow import IMAGE, algorithm, outputs, shapes, steps
 from .kernels import winograd
+from .kernels.conv import is_wide
 from .memory import available, inference
 from .models import FCN
 from .nn import (
     AvgPool2d,
+    Branches,
     Conv2d,
     ConvTranspose2d,
     Dropout,
@@ -55,7 +58,7 @@ FELT = [
     Range(int(rows[0]), int(rows[-1]))
     for rows in map(np.flatnonzero, (winograd.A != 0) @ (winograd.B != 0))
 ]
-POINTWISE = (Dropout, LocalResponseNorm, ReLU, type(None))  # None: a sum
+POINTWISE = (Branches, Dropout, LocalResponseNorm, ReLU, type(None))  # None: a sum
 
 
 class TilingError(Error, ValueError):
@@ -141,7 +144,7 @@ def grid(net: FCN, axis: int) -> int:
     """Return the distance in pixels between starts that leave all layers' grids in step."""
     strides, line = {IMAGE: 1}, 1
     for step in steps(net):
-        stride = strides[step.reads[0].array]  # a sum has equal strides
+        stride = strides[step.reads[0].array]  # arrays that are put together have equal strides
         if isinstance(step.layer, ConvTranspose2d):
             stride //= step.layer.stride[axis]
         elif isinstance(step.layer, Conv2d | MaxPool2d | AvgPool2d):
@@ -162,8 +165,8 @@ def right_part(net: FCN, length: int, axis: int) -> Range:
         ]
         both = Range(max(r.first for r in ranges), min(r.last for r in ranges))
         found[step.name] = _through(step.layer, both, axis)
-    last, offset = found[step.name], net.offset[axis]
-    return Range(last.first - offset, last.last - offset)
+    scores, offset = [found[name] for name in outputs(net)], net.offset[axis]
+    return Range(max(s.first for s in scores) - offset, min(s.last for s in scores) - offset)
 
 
 def _through(layer: Module | None, x: Range, axis: int) -> Range:
@@ -201,9 +204,10 @@ def _windows(layer: Conv2d | MaxPool2d | AvgPool2d, axis: int) -> list[Range]:
     For several outputs, if they differ: the pattern then repeats, as in a band of Winograd's rows.
     """
     dilation = getattr(layer, "dilation", (1, 1))  # average pooling has none
-    plain = isinstance(layer, Conv2d) and layer.kernel_size == (3, 3) and layer.groups == 1
-    if plain and axis == 0 and layer.stride == dilation == (1, 1):
-        return FELT
+    if isinstance(layer, Conv2d) and layer.kernel_size == (3, 3) and layer.groups == 1:
+        by_four = axis == 0 or is_wide(layer.weight.shape)
+        if by_four and layer.stride == dilation == (1, 1):
+            return FELT
     return [Range(0, dilation[axis] * (layer.kernel_size[axis] - 1))]
 
 

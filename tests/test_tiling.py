@@ -20,7 +20,13 @@ from minifcn.tiling import Margins, Span, TilingError, cut, margins, spans, tile
 NAMES = ("fcn32s", "fcn16s", "fcn8s")
 NARROW = {"stages": ((2, 2), (3, 3), (3, 3, 3), (4, 4, 4), (4, 4, 4)), "hidden": 5}
 SMALL = {"widths": (3, 4, 5, 6, 6)}
-TRUNKS = {"small": ("small", SMALL), "vgg": ("vgg16", NARROW), "demo": ("small", {})}
+TRUNKS = {
+    "small": ("small", SMALL),
+    "vgg": ("vgg16", NARROW),
+    "caffenet": ("caffenet", {"width": 1e-6}),  # 8 channels at least, grouped; conv1 has stride 4
+    "googlenet": ("googlenet", {"width": 1e-6}),
+    "demo": ("small", {}),
+}
 both_trunks = pytest.mark.parametrize("trunk", ["small", "vgg"])
 
 
@@ -100,6 +106,20 @@ def test_tiles_have_the_scores_of_the_whole(ordered, trunk, size, most, name):
     np.testing.assert_array_equal(from_tiles(net, x, parts), scores(net, x))
 
 
+@pytest.mark.parametrize(
+    ("trunk", "size", "most"),
+    [
+        ("small", (811, 75), (640, 80)),
+        ("small", (75, 811), (80, 640)),
+        ("vgg", (51, 1103), (60, 704)),
+    ],
+    ids=str,
+)
+def test_tiles_of_layers_of_many_channels(ordered, monkeypatch, trunk, size, most):
+    monkeypatch.setattr(conv, "WIDE", 0)  # Winograd's way along both axes everywhere
+    test_tiles_have_the_scores_of_the_whole(ordered, trunk, size, most, "fcn8s")
+
+
 def test_a_net_that_scales_its_taps(ordered):
     net, x = make("small", "fcn8s", at_once=True), random_input(40, 401)
     parts = tiles(net, 40, 401, lambda _, width: width < 400)
@@ -107,8 +127,30 @@ def test_a_net_that_scales_its_taps(ordered):
     np.testing.assert_array_equal(from_tiles(net, x, parts), scores(net, x))
 
 
+@pytest.mark.parametrize(
+    ("trunk", "name", "size", "most"),
+    [
+        ("caffenet", "fcn32s", (611, 43), (550, 50)),
+        ("caffenet", "fcn32s", (50, 603), (60, 520)),
+        ("caffenet", "fcn8s", (45, 591), (60, 520)),
+        ("googlenet", "fcn32s", (1133, 35), (1100, 40)),
+        ("googlenet", "fcn32s", (30, 1001), (40, 900)),
+    ],
+    ids=str,
+)
+def test_tiles_of_branches_groups_and_odd_strides(ordered, trunk, name, size, most):
+    test_tiles_have_the_scores_of_the_whole(ordered, trunk, size, most, name)
+
+
+@pytest.mark.parametrize("heads", [{"sem": 3, "geo": 2}])
+def test_tiles_of_a_net_with_two_heads(heads):
+    one, two = make("small", "fcn8s"), models.fcn8s(heads, "small", **SMALL)
+    assert flow.outputs(two) == ["upscore8_sem", "upscore8_geo"]
+    assert [margins(two, axis) for axis in (0, 1)] == [margins(one, axis) for axis in (0, 1)]
+
+
 @pytest.mark.parametrize("axis", [0, 1])
-@both_trunks
+@pytest.mark.parametrize("trunk", ["small", "vgg", "caffenet", "googlenet"])
 def test_the_margins_are_not_too_wide(ordered, trunk, axis):
     """In the middle of an image that goes on, all that lies between is right, and little more."""
     net = make(trunk, "fcn32s")
@@ -198,10 +240,12 @@ def test_an_axis_that_fits_is_not_cut():
     assert len(spans(129, 32, m)) == 2
 
 
-def test_bands_of_rows_keep_a_grid_of_their_own():
+def test_bands_of_rows_keep_a_grid_of_their_own(monkeypatch):
     small, vgg = make("small", "fcn8s"), make("vgg", "fcn8s")
     assert [margins(small, axis).step for axis in (0, 1)] == [128, 32]  # fc6 is 3x3, at stride 32
     assert [margins(vgg, axis).step for axis in (0, 1)] == [64, 32]  # conv5_3, at stride 16
+    monkeypatch.setattr(conv, "WIDE", 4)  # the channels of conv5_3: now its columns come by four
+    assert [margins(vgg, axis).step for axis in (0, 1)] == [64, 64]
 
 
 def test_the_margins_hold_what_the_receptive_field_sees():
@@ -309,36 +353,3 @@ def test_a_prediction_from_tiles():
     whole = predict(net, image, data.UNIT, tile=None)
     assert len(np.unique(whole)) > 1
     assert (label != whole).mean() < 1e-4
-
-
-# The list of steps
-
-
-@pytest.mark.parametrize("name", NAMES)
-@both_trunks
-def test_steps_have_the_shapes_that_layers_make(trunk, name):
-    net, found = make(trunk, name), {}
-    for step in flow.steps(net):
-        # A ReLU may work on what its layer does not see: see `nn.in_turn`.
-        if step.layer is not None and not isinstance(step.layer, nn.ReLU):
-
-            def forward(x, step=step):
-                found[step.name] = type(step.layer).forward(step.layer, x)
-                return found[step.name]
-
-            step.layer.forward = forward
-    x = random_input(63, 100)
-    scores(net, np.concatenate([x, x]))
-    expected = flow.shapes(net, 63, 100, images=2)
-    assert {n: y.shape for n, y in found.items()} == {n: expected[n] for n in found}
-    sums = [n for n in expected if "+" in n]
-    assert len(sums) == NAMES.index(name)
-
-
-def test_a_chain_among_the_layers_is_taken_apart():
-    net = make("small", "fcn32s")
-    net.conv3_1 = nn.Sequential(nn.Sequential(net.conv3_1, nn.ReLU()), nn.ReLU())
-    names = [step.name for step in flow.steps(net)]
-    assert names[5:9] == ["conv3_1.0.0", "conv3_1.0.1", "conv3_1.1", "relu3_1"]
-    reads = [step.reads[0].array for step in flow.steps(net)]
-    assert reads[5:9] == ["pool2", "conv3_1.0.0", "conv3_1.0.1", "conv3_1.1"]
