@@ -19,6 +19,10 @@ from ._version import __version__
 from .backend import Error
 from .cli_bench import EXAMPLES as BENCH_EXAMPLES
 from .cli_bench import bench
+from .cli_info import EXAMPLES as INFO_EXAMPLES
+from .cli_info import info
+from .cli_pretrain import EXAMPLE as PRETRAIN_EXAMPLE
+from .cli_pretrain import pretrain
 from .cli_train import EXAMPLE as TRAIN_EXAMPLE
 from .cli_train import train
 from .kernels.heap import keep_freed_memory
@@ -106,6 +110,7 @@ def demo(
 
 
 app.command(epilog=TRAIN_EXAMPLE)(train)
+app.command(epilog=PRETRAIN_EXAMPLE)(pretrain)
 app.command(epilog=BENCH_EXAMPLES)(bench)
 
 
@@ -131,10 +136,10 @@ def evaluate(
     from .progress import class_table, print_table, show_progress
     from .report import METRICS, percent
     from .train import evaluate, one_class_warning, write_json
-    from .weights import load
+    from .weights import load_fcn
 
     dataset = open_dataset(data, split)
-    loaded = load(weights)
+    loaded = load_fcn(weights)
     check_classes(weights, loaded, dataset)
     with show_progress("images") as progress:
         matrix = evaluate(
@@ -179,13 +184,13 @@ def predict(
     """Label images: for each, write class numbers (NAME.png) and a picture (NAME_overlay.png)."""
     from .predict import find_images, predict_files
     from .progress import show_progress
-    from .weights import load
+    from .weights import load_fcn
 
     size = _tile_size(tile)
     files, skipped = find_images(images)
     for path in skipped:
         complain(f"skipped {path}: {'a folder' if path.is_dir() else 'not an image'}")
-    loaded = load(weights)
+    loaded = load_fcn(weights)
     with show_progress("images") as progress:
         done = predict_files(loaded, files, out, device=device, tile=size, progress=progress)
     for job in done:
@@ -245,44 +250,7 @@ def gradcheck(
         raise typer.Exit(UNEXPECTED)
 
 
-@app.command(
-    epilog="Examples: [cyan]minifcn info[/], [cyan]minifcn info fcn8s[/], "
-    "[cyan]minifcn info demo/fcn8s/best.safetensors --size 2000x3000[/]"
-)
-def info(
-    subject: Annotated[
-        str | None,
-        typer.Argument(metavar="WEIGHTS|MODEL", help="A weight file, or fcn32s, fcn16s, fcn8s."),
-    ] = None,
-    backbone: Annotated[str, typer.Option(help="Of a model: vgg16 or small.")] = "vgg16",
-    classes: Annotated[int, typer.Option(help="Of a model.")] = 21,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|HxW", help="Predict the memory for an image of this height and width."
-        ),
-    ] = None,
-) -> None:
-    """Tell about this machine, about a weight file, or about a model."""
-    from . import about
-    from .models import MODELS
-
-    pixels = None if size is None else _height_and_width(size)
-    if pixels and subject is None:
-        raise CommandError(f"--size {size}: name the model, or the weight file, that it is for")
-    if subject is None:
-        facts = about.machine()
-    elif subject in MODELS and not Path(subject).is_file():
-        facts = about.model(subject, backbone, classes, pixels)
-    elif Path(subject).exists():
-        facts = about.weight_file(subject, pixels)
-    else:
-        raise CommandError(f"{subject}: no such file, and no model: these are {', '.join(MODELS)}")
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name:<{width}}  {value}".replace("\n", "\n" + " " * (width + 2)))
-    if subject is None and (warning := about.blas_warning()):
-        complain(f"warning: {warning}")
+app.command(epilog=INFO_EXAMPLES)(info)
 
 
 def _tile_size(text: str) -> Any:
@@ -290,15 +258,6 @@ def _tile_size(text: str) -> Any:
     if text not in ("auto", "off") and not (text.isdecimal() and int(text) > 0):
         raise CommandError(f"--tile {text}: it must be auto, off, or a number of pixels, as 1024")
     return int(text) if text.isdecimal() else {"off": None}.get(text, text)
-
-
-def _height_and_width(text: str) -> tuple[int, int]:
-    """Return the two numbers of ``--size``."""
-    height, cross, width = text.partition("x")
-    numbers = (height, width if cross else height)
-    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
-        raise CommandError(f"--size {text}: it must be a number of pixels, as 500, or 375x500")
-    return int(numbers[0]), int(numbers[1])
 
 
 def check_classes(path: Path, loaded: Loaded, dataset: Dataset) -> None:

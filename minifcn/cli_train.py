@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .options import Backbone, CommandError, Data, Device, Rule, Seed, complain
+from .options import (
+    Backbone,
+    CommandError,
+    Data,
+    Device,
+    Fusion,
+    RecipeName,
+    Rule,
+    Seed,
+    complain,
+)
 
 EXAMPLE = (
     "Example, of about 6 minutes: [cyan]minifcn train --data landcover --out longer "
     "--preprocessing landcover --flip-vertical --rotate --steps 1000,800,4000[/]"
 )
+NET = "The net (not given: that of --init, or the released one)"
+NUMBERS = "Numbers of the training (not given: those of the recipe)"
 
 
 def train(
@@ -23,87 +35,209 @@ def train(
     ] = None,
     train_split: Annotated[str, typer.Option(help="Part of the data to learn from.")] = "train",
     val_split: Annotated[str, typer.Option(help="Part of it to measure on.")] = "val",
-    stages: Annotated[str, typer.Option(help="Nets, each starting from the last.")] = "32s,16s,8s",
-    backbone: Annotated[
-        Backbone | None, typer.Option(show_default="that of --init, or small")
-    ] = None,
-    widths: Annotated[
+    stages: Annotated[
         str | None,
         typer.Option(
-            help="Channels of the five stages of small.",
-            show_default="those of --init, or 24,48,64,96,96",
+            help="Nets, each starting from the last.",
+            show_default="32s,16s,8s; with --at-once 8s",
         ),
     ] = None,
-    steps: Annotated[str, typer.Option(help="Of every stage, or one number for each.")] = "600",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a step.")] = 8,
-    crop: Annotated[int, typer.Option(min=0, help="Side of what is cut out; 0: nothing is.")] = 96,
-    lr: Annotated[
-        float, typer.Option(min=0, help="Learning rate of the first stage; it falls.")
-    ] = 0.03,
-    momentum: Annotated[float, typer.Option(min=0, max=0.999)] = 0.9,
-    weight_decay: Annotated[float, typer.Option(min=0)] = 5e-4,
-    warmup: Annotated[int, typer.Option(min=1, help="Steps in which the rate rises.")] = 20,
-    max_norm: Annotated[
-        float, typer.Option(min=0, help="Largest norm of the gradient; 0: no limit.")
-    ] = 3.0,
-    flip_vertical: Annotated[
-        bool, typer.Option("--flip-vertical", help="Mirror top and bottom at random, too.")
-    ] = False,
-    rotate: Annotated[
-        bool, typer.Option("--rotate", help="Turn by 90, 180 or 270 degrees at random.")
-    ] = False,
-    eval_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps to an evaluation.", show_default="all")
-    ] = None,
+    recipe: Annotated[
+        RecipeName,
+        typer.Option(
+            help="quick: for small nets from random weights; light and heavy: the paper's, for "
+            "nets with trained weights."
+        ),
+    ] = RecipeName.quick,
     init: Annotated[
-        Path | None, typer.Option(help="Weights to start from, and their preprocessing.")
+        Path | None,
+        typer.Option(help="Weights to start from, an FCN's or a classifier's; they name the net."),
     ] = None,
+    new_scores: Annotated[
+        bool, typer.Option("--new-scores", help="Take all of --init but its score layers.")
+    ] = False,
     preprocessing: Annotated[
         Rule | None, typer.Option(help="Of pixels.", show_default="that of --init, or unit")
     ] = None,
+    eval_every: Annotated[
+        int, typer.Option(min=1, help="Steps to an evaluation; there is one at the end anyway.")
+    ] = 4000,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier run's results.")
     ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
+    backbone: Annotated[
+        Backbone | None, typer.Option(rich_help_panel=NET, show_default="that of --init, or small")
+    ] = None,
+    width: Annotated[
+        float | None,
+        typer.Option(help="Factor for all numbers of channels.", rich_help_panel=NET),
+    ] = None,
+    widths: Annotated[
+        str | None,
+        typer.Option(
+            help="Channels of the five stages of small, such as 24,48,64,96,96.",
+            rich_help_panel=NET,
+        ),
+    ] = None,
+    padding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|smallest",
+            help="Of the first layer; smallest: just enough for images above 32 x 32 pixels.",
+            rich_help_panel=NET,
+        ),
+    ] = None,
+    at_once: Annotated[
+        bool,
+        typer.Option(
+            "--at-once", help="Scale the skips, so that all learns together.", rich_help_panel=NET
+        ),
+    ] = False,
+    fixed_trunk: Annotated[
+        bool,
+        typer.Option("--fixed-trunk", help="Only the scores learn.", rich_help_panel=NET),
+    ] = False,
+    learn_upsampling: Annotated[
+        bool,
+        typer.Option("--learn-upsampling", help="Of the scores at the skips.", rich_help_panel=NET),
+    ] = False,
+    fusion: Annotated[
+        Fusion | None, typer.Option(help="How skips are joined.", rich_help_panel=NET)
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(help="Of every stage, or a number for each.", rich_help_panel=NUMBERS),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Learning rate of the first stage; the others' change in proportion.",
+            rich_help_panel=NUMBERS,
+        ),
+    ] = None,
+    momentum: Annotated[
+        float | None, typer.Option(min=0, max=0.999, rich_help_panel=NUMBERS)
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, rich_help_panel=NUMBERS)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images in a batch.", rich_help_panel=NUMBERS)
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Batches in a step, in the memory of one.", rich_help_panel=NUMBERS
+        ),
+    ] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Side of what is cut out; 0: nothing is.", rich_help_panel=NUMBERS
+        ),
+    ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps in which the rate rises.", rich_help_panel=NUMBERS),
+    ] = None,
+    max_norm: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Largest norm of the gradient; 0: no limit.", rich_help_panel=NUMBERS
+        ),
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip", help="Mirror left and right at random.", rich_help_panel=NUMBERS
+        ),
+    ] = None,
+    flip_vertical: Annotated[
+        bool,
+        typer.Option(
+            "--flip-vertical", help="Mirror top and bottom, too.", rich_help_panel=NUMBERS
+        ),
+    ] = False,
+    rotate: Annotated[
+        bool,
+        typer.Option(
+            "--rotate", help="Turn by 90, 180 or 270 degrees at random.", rich_help_panel=NUMBERS
+        ),
+    ] = False,
 ) -> None:
     """Train nets stage by stage: FCN-32s, FCN-16s from its best weights, FCN-8s from those."""
     from . import prepare
     from .data import open_dataset
     from .progress import TerminalObserver, print_table, results_table, show_progress
+    from .recipes import plan
     from .report import Row
-    from .train import Recipe, recipes, run
+    from .start import check_nets, starting_point
+    from .train import run
 
-    recipe = Recipe(
-        steps=1,  # each stage has its own number, see below
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-        crop=crop or None,
-        warmup=warmup,
-        max_norm=max_norm or None,
-        flip_vertical=flip_vertical,
-        rotate=rotate,
+    start = starting_point(
+        init,
+        preprocessing,
+        backbone=backbone and backbone.value,
+        width=width,
+        widths=widths,
+        padding=None if padding is None else prepare.number_or("smallest", "--padding", padding),
+        at_once=at_once or None,
+        learn_trunk=False if fixed_trunk else None,
+        learn_upsampling="intermediate" if learn_upsampling else None,
+        fusion=fusion and fusion.value,
     )
-    names, numbers = prepare.stage_names(stages), prepare.whole_numbers("--steps", steps)
-    plan = recipes(names, recipe, numbers)
+    scaled = start.options.get("at_once", False)
+    names = prepare.stage_names(stages or ("8s" if scaled else "32s,16s,8s"))
+    numbers = {
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "warmup": warmup,
+        "flip": flip,
+        "flip_vertical": flip_vertical or None,
+        "rotate": rotate or None,
+    }
+    changes: dict[str, Any] = {name: n for name, n in numbers.items() if n is not None}
+    if crop is not None:
+        changes["crop"] = crop or None
+    if max_norm is not None:
+        changes["max_norm"] = max_norm or None
+    each = None if steps is None else prepare.whole_numbers("--steps", steps)
+    recipes = plan(
+        names, recipe.value, start.backbone, at_once=scaled, steps=each, lr=lr, **changes
+    )
     earlier = prepare.check_folder(out)
     if earlier and not overwrite:
         raise CommandError(
             f"{out} holds the results of an earlier run ({', '.join(earlier)}): choose another "
             "folder, or replace them with --overwrite"
         )
-    start = prepare.starting_point(backbone, widths, preprocessing, init)
     train_set, val_set = open_dataset(data, train_split), open_dataset(val or data, val_split)
     with show_progress("images read") as progress:
-        warnings = prepare.check_data(train_set, val_set, recipe, progress)
-    for warning in warnings:
+        found = prepare.check_data(train_set, val_set, recipes[names[0]], progress)
+    memory, warnings = check_nets(recipes, start, train_set, val_set, found, new_scores, device)
+    complain(memory)
+    for warning in [*found.warnings, *warnings]:
         complain(f"warning: {warning}")
     prepare.clear_folder(out)
-    settings = {**start._asdict(), "eval_every": eval_every, "seed": seed, "device": device}
     with TerminalObserver() as observer:
-        results = run(plan, train_set, val_set, out, observer=observer, **settings)
+        results = run(
+            recipes,
+            train_set,
+            val_set,
+            out,
+            backbone=start.backbone,
+            options=start.options,
+            preprocessing=start.preprocessing,
+            init=start.init,
+            new_scores=new_scores,
+            eval_every=eval_every,
+            seed=seed,
+            device=device,
+            observer=observer,
+        )
     rows = [
         Row(f"{name}, best at step {result.step}", result.matrix, result.seconds)
         for name, result in results.items()

@@ -6,7 +6,6 @@ import platform
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -19,16 +18,19 @@ from .models import FCN
 from .predict import predict
 from .prepare import check_folder, clear_folder
 from .progress import learned, print_table, results_table
+from .recipes import NETS, Recipe, plan
 from .report import Example, Report, Row, percent, read_losses, write_report
-from .train import QUICK, Observer, Recipe, TrainingError, recipes, run, write_json
+from .train import Observer, TrainingError, run, write_json
 
 DEMO_PREPROCESSING = LANDCOVER
 DEMO_OPTIONS = {"widths": (24, 48, 64, 96, 96)}
-DEMO_STAGES: dict[str, Recipe] = recipes(
-    ["fcn32s", "fcn16s", "fcn8s"],
+DEMO_STAGES: dict[str, Recipe] = plan(
+    NETS,
+    "quick",
+    steps=[280, 260, 900],
     # Seen from above nothing is up: every flip and turn of a tile is as good as the tile.
-    replace(QUICK, flip_vertical=True, rotate=True),
-    [280, 260, 900],
+    flip_vertical=True,
+    rotate=True,
 )
 TITLES = {
     "baseline_commonest": "commonest class",
@@ -58,8 +60,8 @@ def run_demo(
     ----------
     out
         A folder. It gets ``metrics.json``, ``report.html``, ``pictures/``, ``config.json``, and
-        ``STAGE/best.safetensors``, ``last.safetensors`` and ``log.jsonl``. An earlier demo's files
-        are replaced.
+        ``STAGE/best.safetensors``, ``last.safetensors``, ``log.jsonl`` and ``start.txt``. An
+        earlier demo's files are replaced.
     seed
         The same seed gives the same nets on the same machine.
     observer

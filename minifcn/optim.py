@@ -325,11 +325,14 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
     return norm
 
 
-def bias_groups(model: Module, lr: float, weight_decay: float) -> list[Group]:
-    """Return groups for `SGD`: the weights, and the biases at twice the rate without decay.
+def bias_groups(
+    model: Module, lr: float, weight_decay: float, bias_lr: float = 2.0, bias_decay: float = 0.0
+) -> list[Group]:
+    """Return groups for `SGD`: the weights, and the biases with their share of rate and decay.
 
-    These are the published FCNs' settings (Caffe's ``lr_mult: 2``, ``decay_mult: 0`` for biases). A
-    parameter is a bias if its name ends in "bias"; a group that would be empty is left out.
+    Twice the rate and no decay for biases are the published FCNs' settings (Caffe's ``lr_mult: 2``,
+    ``decay_mult: 0``; FCN-AlexNet's are 1 and 1). A parameter is a bias if its name ends in "bias";
+    a group that would be empty is left out.
 
     >>> from minifcn import nn
     >>> groups = bias_groups(nn.Sequential(fc=nn.Linear(4, 2)), lr=0.1, weight_decay=5e-4)
@@ -342,7 +345,7 @@ def bias_groups(model: Module, lr: float, weight_decay: float) -> list[Group]:
         (biases if name.rpartition(".")[2] == "bias" else weights).append(parameter)
     groups = [
         {"params": weights, "lr": lr, "weight_decay": weight_decay},
-        {"params": biases, "lr": 2 * lr, "weight_decay": 0.0},
+        {"params": biases, "lr": bias_lr * lr, "weight_decay": bias_decay * weight_decay},
     ]
     return [group for group in groups if group["params"]]
 

@@ -28,6 +28,25 @@ class Backbone(StrEnum):
 
     small = "small"
     vgg16 = "vgg16"
+    alexnet = "alexnet"
+    caffenet = "caffenet"
+    googlenet = "googlenet"
+    alexnet_torchvision = "alexnet_torchvision"
+
+
+class RecipeName(StrEnum):
+    """The numbers of a training."""
+
+    quick = "quick"
+    light = "light"
+    heavy = "heavy"
+
+
+class Fusion(StrEnum):
+    """How a skip's scores are joined with the coarser ones."""
+
+    sum = "sum"
+    max = "max"
 
 
 class Rule(StrEnum):

@@ -7,66 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .data import PRESETS, Dataset, Preprocessing, Sample, count_pixels
-from .train import Recipe, TrainingError
-from .weights import load
+from .data import Dataset, Sample, count_pixels
+from .recipes import Recipe
+from .train import TrainingError
 
 RUN_FILES = ("config.json", "metrics.json", "report.html")  # what a run leaves beside its stages
 
 
-class Start(NamedTuple):
-    """Which net is trained, and from which weights: arguments of `minifcn.train.run`."""
+class ReadOnce(NamedTuple):
+    """What was seen of two data sets when all their images were read."""
 
-    backbone: str
-    options: dict[str, Any]
-    preprocessing: Preprocessing
-    init: dict[str, Any] | None
-
-
-def starting_point(
-    backbone: str | None, widths: str | None, preprocessing: str | None, init: Path | None
-) -> Start:
-    """Return what to train, from options of the command line; None is one that was not given.
-
-    A weight file decides what is not given: backbone, widths, and always the preprocessing, as its
-    weights are of no use with another.
-
-    Raises
-    ------
-    TrainingError
-        If the options do not fit together.
-    WeightsError
-        If the weight file cannot be used.
-
-    Examples
-    --------
-    >>> starting_point(None, "8,16,16,32,32", "unit", None).options
-    {'widths': (8, 16, 16, 32, 32)}
-    """
-    options: dict[str, Any] = {}
-    rule, state = PRESETS[preprocessing or "unit"], None
-    if init is not None:
-        if preprocessing is not None:
-            raise TrainingError(
-                f"--preprocessing {preprocessing}: {init} knows the preprocessing that its weights "
-                "need: leave this option out"
-            )
-        loaded = load(init)
-        rule, state = loaded.preprocessing, loaded.model.state_dict()
-        config = {n: v for n, v in loaded.model.config.items() if n not in ("model", "num_classes")}
-        own = config.pop("backbone")
-        options = config if backbone in (None, own) else {}
-        backbone = backbone or own
-    backbone = backbone or "small"
-    if widths is not None:
-        numbers = whole_numbers("--widths", widths)
-        if backbone != "small" or len(numbers) != 5:
-            raise TrainingError(
-                f"--widths {widths}: the channels of the five stages of the small backbone, such "
-                f"as 24,48,64,96,96; these are {len(numbers)}, and the backbone is {backbone}"
-            )
-        options["widths"] = tuple(numbers)
-    return Start(backbone, options, rule, state)
+    train_sizes: set[tuple[int, int]]  # height and width
+    val_sizes: set[tuple[int, int]]
+    warnings: list[str]
 
 
 class Watched:
@@ -97,8 +50,8 @@ class Watched:
 
 def check_data(
     train_set: Dataset, val_set: Dataset, recipe: Recipe, progress: Callable[[int, int], None]
-) -> list[str]:
-    """Read two data sets once; return warnings about what they hold.
+) -> ReadOnce:
+    """Read two data sets once; return what they hold, and warnings about it.
 
     Parameters
     ----------
@@ -136,7 +89,7 @@ def check_data(
         raise TrainingError(
             f"{train_set.name}: images differ in size, from {height} x {width} to {tall} x {wide} "
             f"(height x width), so {recipe.batch_size} of them make no batch: choose --crop N, or "
-            "--batch-size 1"
+            "--batch-size 1 (and --accumulate for more images in a step)"
         )
     warnings = []
     if train_set.name == val_set.name:
@@ -149,7 +102,7 @@ def check_data(
         warnings.append(
             f"{train_set.name} has no pixel of {', '.join(missing)}: these cannot be learnt"
         )
-    return warnings
+    return ReadOnce(watched.sizes, held_out.sizes, warnings)
 
 
 def check_folder(out: Path) -> dict[str, Any]:
@@ -226,3 +179,14 @@ def whole_numbers(option: str, text: str) -> list[int]:
             f"{option} {text}: give whole numbers of at least 1, with commas, such as 400,200"
         )
     return [int(part) for part in parts]
+
+
+def number_or(word: str, option: str, text: str) -> int | str:
+    """Return the whole number that a text holds, or the word if it is that.
+
+    >>> number_or("smallest", "--padding", "81"), number_or("smallest", "--padding", "smallest")
+    (81, 'smallest')
+    """
+    if text != word and not text.isdecimal():
+        raise TrainingError(f"{option} {text}: give a whole number of at least 0, or {word}")
+    return word if text == word else int(text)

@@ -17,10 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .metrics import ConfusionMatrix
-from .models import FCN
+from .models.surgery import Report
 from .nn import Module
+from .recipes import Recipe
 from .report import METRICS, Row, best, percent
-from .train import Observer, Recipe, Step
+from .train import Observer, Step
 
 REFRESH = 0.25  # seconds between two pictures of the bar: more would only cost time
 PLAIN = 10.0  # seconds between two lines where there is no terminal
@@ -114,15 +115,21 @@ class TerminalObserver(Bar, Observer):
         self.task = self.bar.add_task("", total=1, state="", visible=False)
         self.shown = self.before = clock()
         self.loss, self.seconds = Smoothed(), Smoothed()
-        self.batch_size = 1
+        self.images = 1  # in a step
 
-    def stage_started(self, name: str, recipe: Recipe, model: FCN) -> None:
+    def transplanted(self, name: str, report: Report) -> None:
+        """Say how many parameters were taken over from another net, and which are new."""
+        new = ", ".join(report.names("new"))
+        self._line(f"{name}: starting weights: {report.summary()}" + f"; new: {new}" * bool(new))
+
+    def stage_started(self, name: str, recipe: Recipe, model: Module) -> None:
         """Say what is going to be trained, and how long."""
         self.loss, self.seconds = Smoothed(), Smoothed()
-        self.batch_size = recipe.batch_size
+        self.images = recipe.images
+        parts = f" ({recipe.batch_size} at a time)" if recipe.accumulate > 1 else ""
         self._line(
             f"{name}: {learned(model):,} parameters to learn, {recipe.steps} steps of "
-            f"{recipe.batch_size} image{'s' * (recipe.batch_size != 1)}, learning rate "
+            f"{recipe.images} image{'s' * (recipe.images != 1)}{parts}, learning rate "
             f"{recipe.lr:g}",
             "bold",
         )
@@ -134,7 +141,7 @@ class TerminalObserver(Bar, Observer):
         self.seconds.add(self.clock() - self.before)
         self.before = self.clock()
         self.loss.add(step.loss)
-        speed = self.batch_size / max(self.seconds.value, 1e-9)
+        speed = self.images / max(self.seconds.value, 1e-9)
         left = (step.steps - step.step) * self.seconds.value
         state = (
             f"loss {self.loss.value:.3f}  {speed:.1f} images/s  lr {step.lr:.1e}  "
@@ -179,6 +186,17 @@ class TerminalObserver(Bar, Observer):
 
     def _line(self, text: str, style: str = "") -> None:
         self.console.print(Text(text, style), soft_wrap=True)
+
+
+class TileObserver(TerminalObserver):
+    """Shows the training of a classifier, which is measured in tiles and not in pixels."""
+
+    def evaluated(self, name: str, step: int, matrix: ConfusionMatrix, best: bool) -> None:
+        """Write a line with the share of tiles that were given their class."""
+        self.bar.update(self.task, visible=False, refresh=True)
+        right = f"{percent(matrix.pixel_accuracy())} of {matrix.matrix.sum()} held-out tiles right"
+        self._line(f"{name}  step {step}  {right}")
+        self.before = self.clock()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
-"""Training: a recipe, the loop, evaluation, and the paper's stages from FCN-32s to FCN-8s.
+"""Training: the loop, evaluation, and the paper's stages from FCN-32s to FCN-8s.
 
-`fit` is the loop itself; `run` puts stages, evaluation, logs and weight files around it.
+`fit` is the loop itself; `run` puts stages, evaluation, logs and weight files around it. The
+numbers come from a `minifcn.recipes.Recipe`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,67 +20,19 @@ import numpy as np
 from . import functional as F
 from . import models, weights
 from .autograd import Tensor
-from .backend import Error
+from .backend import Array, Error
 from .data import UNIT, Dataset, Loader, Preprocessing
 from .data.images import replace_file
 from .metrics import ConfusionMatrix
 from .models import FCN
+from .models.surgery import Report, check_loaded, transplant
 from .nn import Module, evaluation_mode
 from .optim import SGD, bias_groups, clip_grad_norm_, poly, warmup
+from .recipes import Recipe, check_rate
 
 
 class TrainingError(Error, RuntimeError):
     """A run that cannot start or cannot go on."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one stage is trained. The numbers belong together: a rate fits one kind of loss only.
-
-    Attributes
-    ----------
-    steps
-        Optimiser steps.
-    lr
-        Learning rate of the weights; biases get twice that, as in the paper (section 4.3).
-    momentum, weight_decay
-        Of SGD; biases do not decay.
-    batch_size, crop
-        Images in a step, and the side of the square that is cut from each (None: all of it).
-    reduction
-        Of the loss: the rate is for this one. "mean" is per labelled pixel.
-    power, warmup
-        The rate rises for ``warmup`` steps, then falls as (1 - step / steps) ^ power.
-    max_norm
-        Gradients whose common norm is larger are scaled down to it; None: never (the paper).
-    flip_vertical, rotate
-        Further random changes, right for images without an up and down; left and right are always
-        exchanged at random.
-    """
-
-    steps: int
-    lr: float
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 8
-    crop: int | None = 128
-    reduction: str = "mean"
-    power: float = 0.9
-    warmup: int = 20
-    max_norm: float | None = None
-    flip_vertical: bool = False
-    rotate: bool = False
-
-
-QUICK = Recipe(steps=600, lr=0.03, crop=96, max_norm=3.0)
-"""For small nets from random weights: the mean loss, and a rate that falls to zero in each stage.
-
-On land cover, windows of 96 pixels taught more in the same time than those of 64 or whole tiles of
-128. Without the limit on the gradient's norm (2.5 at the median) one run of three diverged.
-"""
-
-STAGE_RATES = {"fcn32s": 1.0, "fcn16s": 0.8, "fcn8s": 0.7}
-"""The rate falls from stage to stage, as in the paper (by 100 there: its nets are pretrained)."""
 
 
 class Step(NamedTuple):
@@ -92,44 +45,88 @@ class Step(NamedTuple):
     seconds: float
 
 
-def fit(model: Module, loader: Loader, recipe: Recipe, device: str = "cpu") -> Iterator[Step]:
+def fit(
+    model: Module,
+    loader: Loader,
+    recipe: Recipe,
+    device: str = "cpu",
+    loss: Callable[..., Tensor] = F.cross_entropy,
+) -> Iterator[Step]:
     """Train a model, one step each time the next `Step` is asked for.
+
+    A step takes ``recipe.accumulate`` batches of the loader, one after the other: their gradients
+    add up, in the memory of one batch, to that of all their images as one batch. (Dropout draws
+    other numbers then.) ``loss(output, labels, reduction=...)`` is computed from what the model
+    puts out.
 
     Raises
     ------
+    RecipeError
+        If the rate is for another kind of loss; see `minifcn.recipes.check_rate`.
     TrainingError
         If the loss is not a finite number any more.
     """
-    groups = bias_groups(model, recipe.lr, recipe.weight_decay)
-    optimizer = SGD(groups, recipe.lr, recipe.momentum, recipe.weight_decay)
+    groups = bias_groups(model, recipe.lr, recipe.weight_decay, recipe.bias_lr, recipe.bias_decay)
+    optimizer = SGD(groups, recipe.lr, recipe.momentum, recipe.weight_decay, caffe=recipe.caffe)
     schedule = warmup(poly(recipe.steps, recipe.power), recipe.warmup)
     model.to(device).train()
-    for step, batch in enumerate(islice(loader.steps(), recipe.steps)):
+    ignored = loader.dataset.ignore_index
+    batches = loader.steps()
+    for step in range(recipe.steps):
+        parts = list(islice(batches, recipe.accumulate))
+        if step == 0:
+            check_rate(recipe, parts[0].labels[0].size)
         start = time.perf_counter()
         optimizer.scale_lr(schedule(step))
-        scores = model(Tensor(batch.images).to(device))
-        labels = Tensor(batch.labels).to(device)
-        loss = F.cross_entropy(scores, labels, reduction=recipe.reduction)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {step} (images {', '.join(batch.names)}): the "
-                f"learning rate {recipe.lr:.3g} is probably too high; try --lr {recipe.lr / 3:.2g}"
-            )
         optimizer.zero_grad()
-        loss.backward()
+        labelled = [int((part.labels != ignored).sum()) for part in parts]
+        total = 0.0  # of the loss, over all pixels
+        for part, pixels, share in zip(parts, labelled, _shares(recipe, labelled), strict=True):
+            output = model(Tensor(part.images).to(device))
+            labels = Tensor(part.labels).to(device)
+            error = loss(output, labels, reduction=recipe.reduction)
+            value = error.item()
+            check_loss(value, step, part.names, recipe.lr)
+            (error * share).backward()
+            total += _summed(value, recipe.reduction, len(part.labels), pixels)
+            del output, error  # and all that they were made from, before the next part
         if recipe.max_norm is not None:
             clip_grad_norm_(model.parameters(), recipe.max_norm)
         optimizer.step()
-        labelled = int((batch.labels != loader.dataset.ignore_index).sum())
-        per_pixel = _per_pixel(value, recipe.reduction, len(batch.labels), labelled)
         rate = optimizer.param_groups[0]["lr"]
+        per_pixel = total / max(1, sum(labelled))
         yield Step(step + 1, recipe.steps, per_pixel, rate, time.perf_counter() - start)
 
 
-def _per_pixel(loss: float, reduction: str, images: int, labelled: int) -> float:
-    total = {"mean": loss * labelled, "sum": loss, "batchmean": loss * images}[reduction]
-    return total / max(1, labelled)
+def _shares(recipe: Recipe, labelled: Sequence[int]) -> list[float]:
+    """Return what each part's loss is multiplied with, so that the sum is that of one batch.
+
+    ``labelled`` are the numbers of labelled pixels of the parts, which all have as many images.
+    """
+    if recipe.reduction == "sum":
+        return [1.0] * len(labelled)
+    if recipe.reduction == "batchmean":
+        return [1 / len(labelled)] * len(labelled)  # Caffe's iter_size
+    # Caffe's iter_size divides by the number of parts here, too, which is the mean of their means:
+    # of 10 labelled pixels in one image and 1000 in another, each of the 10 then counts as 100.
+    return [pixels / max(1, sum(labelled)) for pixels in labelled]
+
+
+def _summed(loss: float, reduction: str, images: int, labelled: int) -> float:
+    """Return the loss summed over all pixels."""
+    return {"mean": loss * labelled, "sum": loss, "batchmean": loss * images}[reduction]
+
+
+def check_loss(value: float, step: int, images: Sequence[str], lr: float) -> None:
+    """Raise an error that names the images and gives advice if a loss is not a finite number.
+
+    >>> check_loss(1.5, 0, ["a.png"], lr=0.1)
+    """
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the loss is {value} at step {step} (images {', '.join(images)}): the "
+            f"learning rate {lr:.3g} is probably too high; try --lr {lr / 3:.2g}"
+        )
 
 
 def evaluate(
@@ -186,7 +183,8 @@ def run(
     backbone: str = "small",
     options: dict[str, Any] | None = None,
     preprocessing: Preprocessing = UNIT,
-    init: dict[str, Any] | None = None,
+    init: Module | Mapping[str, Array] | None = None,
+    new_scores: bool = False,
     eval_every: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -201,12 +199,14 @@ def run(
     train_set, val_set
         What to learn from, and what to measure on.
     out
-        A folder for the run: each stage leaves ``STAGE/best.safetensors``, ``last.safetensors`` and
-        ``log.jsonl`` there, and the run ``config.json`` and ``metrics.json``.
+        A folder for the run: each stage leaves ``STAGE/best.safetensors``, ``last.safetensors``,
+        ``log.jsonl`` and ``start.txt`` (which parameters it took over) there, and the run
+        ``config.json`` and ``metrics.json``.
     backbone, options
         The net, as for `minifcn.models.build`.
-    init
-        Parameters by name to start from; those that the net does not have are left out.
+    init, new_scores
+        A net or its parameters by name to start from, an FCN or a classifier, and whether the score
+        layers shall start anew; see `minifcn.models.surgery.transplant`.
     eval_every
         Steps between two evaluations; each stage ends with one in any case.
     seed
@@ -219,6 +219,10 @@ def run(
     ------
     TrainingError
         If the loss diverges, or the data set does not fit.
+    RecipeError
+        If a rate is for another kind of loss.
+    SurgeryError
+        If ``init`` does not fit the net, or a layer's weights are all zero.
     """
     observer = observer or Observer()
     options = options or {}
@@ -233,62 +237,50 @@ def run(
         "options": options,
         "preprocessing": preprocessing.to_dict(),
         "started_from_weights": init is not None,
+        "new_scores": new_scores,
         "eval_every": eval_every,
         "seed": seed,
         "device": device,
         "stages": {name: asdict(recipe) for name, recipe in stages.items()},
     }
     write_json(out / "config.json", config)
-    state, results = init, {}
+    results: dict[str, StageResult] = {}
+    source = init
     for number, (name, recipe) in enumerate(stages.items()):
         rng = np.random.default_rng([seed, number])
         model = models.build(name, num_classes=num_classes, backbone=backbone, rng=rng, **options)
-        if state:
-            start_from(model, state)
-        changes = {"flip": True, "flip_vertical": recipe.flip_vertical, "rotate": recipe.rotate}
+        (out / name).mkdir(parents=True, exist_ok=True)
+        if source is not None:
+            report = transplant(model, source, new_scores=new_scores and not results)
+            check_loaded(model)
+            replace_file(out / name / "start.txt", f"{report}\n".encode())
+            observer.transplanted(name, report)
         loader = Loader(
             train_set,
             recipe.batch_size,
             preprocessing,
             seed=seed + number,
             crop=recipe.crop,
-            **changes,
+            flip=recipe.flip,
+            flip_vertical=recipe.flip_vertical,
+            rotate=recipe.rotate,
         )
         result = _train_stage(
             model, name, loader, recipe, val_set, out / name, eval_every, device, observer
         )
         results[name] = result
-        state = result.model.state_dict()
+        source = result.model
         write_json(out / "metrics.json", {n: r.matrix.summary() for n, r in results.items()})
     return results
-
-
-def start_from(model: Module, state: dict[str, Any]) -> list[str]:
-    """Copy what a net shares with another: same name, same shape. Return the names left new.
-
-    From FCN-32s to 16s that is the trunk and the scores; the score layers of new skips stay zero,
-    so training goes on where the parent stopped.
-
-    Raises
-    ------
-    TrainingError
-        If nothing at all is shared.
-    """
-    own = model.state_dict()
-    shared = {n: a for n, a in state.items() if n in own and own[n].shape == a.shape}
-    if not shared:
-        raise TrainingError(
-            "none of the starting weights fits this net: "
-            f"it has {', '.join(list(own)[:3])} ..., they have {', '.join(list(state)[:3])} ..."
-        )
-    model.load_state_dict(shared, strict=False)
-    return [name for name in own if name not in shared]
 
 
 class Observer:
     """Is told what happens in a run. Does nothing; subclasses show progress."""
 
-    def stage_started(self, name: str, recipe: Recipe, model: FCN) -> None:
+    def transplanted(self, name: str, report: Report) -> None:
+        """Tell which parameters a stage takes over from the net that it starts from."""
+
+    def stage_started(self, name: str, recipe: Recipe, model: Module) -> None:
         """Tell that a stage begins."""
 
     def stepped(self, name: str, step: Step) -> None:
@@ -316,7 +308,6 @@ def _train_stage(
     observer: Observer,
 ) -> StageResult:
     """Train one net, evaluate it every now and then, and return it with its best weights."""
-    out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     observer.stage_started(name, recipe, model)
     facts: dict[str, Any] = {
@@ -353,29 +344,6 @@ def _train_stage(
     assert best is not None  # a recipe has at least one step, and the last is evaluated
     model = weights.load(out / "best.safetensors").model
     return StageResult(name, model.to(device), best[2], best[1], time.perf_counter() - start)
-
-
-def recipes(
-    names: Sequence[str], base: Recipe = QUICK, steps: Sequence[int] | None = None
-) -> dict[str, Recipe]:
-    """Return a recipe for each stage: the base recipe with the stage's rate and number of steps.
-
-    >>> {name: round(recipe.lr, 4) for name, recipe in recipes(["fcn32s", "fcn8s"]).items()}
-    {'fcn32s': 0.03, 'fcn8s': 0.021}
-    """
-    each = list(steps or [base.steps])
-    each = each * len(names) if len(each) == 1 else each
-    unknown = [name for name in names if name not in STAGE_RATES]
-    if unknown or not names or len(each) != len(names) or min(each) < 1:
-        raise TrainingError(
-            f"stages {list(names)} with steps {each}: name some of {', '.join(STAGE_RATES)}, with "
-            "one number of steps, or one for each"
-        )
-    rates = [base.lr * STAGE_RATES[name] / STAGE_RATES[names[0]] for name in names]
-    return {
-        name: replace(base, lr=rate, steps=count)
-        for name, rate, count in zip(names, rates, each, strict=True)
-    }
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -437,12 +437,16 @@ def test_info_about_a_weight_file(run, net):
     assert f"{weights.load(net).model.num_parameters():,} numbers" in out
 
 
-@pytest.mark.slow
 def test_info_about_the_net_of_the_paper(run):
     code, out, _ = run("info", "fcn8s")
     assert code == 0
     for text in ("134,489,759", "404 x 404", "cropped by 5\n", "cropped by 9\n", "cropped by 31 "):
         assert text in out
+    assert " MB for an image of 500 x 500 pixels" in out
+    rows = {" ".join(line.split()) for line in out.splitlines()}
+    assert "conv1_1 Conv2d 3 1 100 64 x 698 x 698 1,792 3 124.7 1.68" in rows
+    assert "pool5 MaxPool2d 2 2 0 512 x 22 x 22 212 1.0" in rows
+    assert "all 134,489,759 624.8 363.06" in rows
 
 
 def test_info_about_a_small_net(run):
@@ -450,6 +454,22 @@ def test_info_about_a_small_net(run):
     assert code == 0
     assert "fcn32s(num_classes=3, backbone=small, widths=(24, 48, 64, 96, 96)," in out
     assert "none" in out[out.index("skips") :]
+    assert " MB for an image of 128 x 128 pixels" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (("googlenet",), ("googlenet(num_classes=1000,", "6,998,552", "inception_5b.pool_proj")),
+        (("vgg16", "--size", "64", "--width", "0.125"), ("image_size=64", "64 x 2 x 2")),
+        (("fcn16s", "--backbone", "caffenet", "--width", "0.1"), ("355 x 355", "norm2")),
+    ],
+)
+def test_info_about_classifiers_and_narrow_nets(run, arguments, texts):
+    code, out, _ = run("info", *arguments)
+    assert code == 0
+    for text in texts:
+        assert text in out
 
 
 def test_info_about_memory(run, net):
@@ -465,6 +485,7 @@ def test_info_about_memory(run, net):
     code, out, _ = run("info", net, "--size", "500")
     assert code == 0
     assert " MB for an image of 500 x 500 pixels" in out
+    assert "score_pool3 + upscore_pool4" in out
 
 
 @pytest.mark.parametrize("size", ["0", "x", "3x", "x3", "3x4x5", "-3", "big"])
@@ -472,8 +493,21 @@ def test_info_about_no_size(run, size):
     fails(run("info", "fcn8s", f"--size={size}"), f"--size {size}: it must be", "375x500")
 
 
-def test_info_about_the_memory_of_nothing(run):
-    fails(run("info", "--size", "500"), "name the model, or the weight file")
+@pytest.mark.parametrize("option", ["--size", "--classes", "--width", "--backbone"])
+def test_info_about_nothing_with_an_option(run, option):
+    fails(run("info", option, "500"), f"{option} 500", "name the model, or the weight file")
+
+
+def test_info_about_an_image_that_a_classifier_does_not_take(run):
+    fails(run("info", "alexnet", "--size", "300x400"), "--size 300x400", "square images only")
+    fails(run("info", "alexnet", "--size", "20"), "image_size=20 is too small")
+
+
+def test_info_with_options_that_do_not_apply(run, net):
+    fails(run("info", "vgg16", "--backbone", "small"), "vgg16 is a classifier, not an FCN")
+    fails(run("info", "fcn8s", "--backbone", "small", "--width", "2"), "has widths of its own")
+    fails(run("info", net, "--classes", "3"), "is a net already", "--classes")
+    fails(run("info", "late_fusion"), "late_fusion has two nets", "weight file")
 
 
 def test_info_about_a_net_that_cannot_be(run):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minifcn.backend import Error
-from minifcn.metrics import ConfusionMatrix, MetricError
+from minifcn.metrics import ConfusionMatrix, MetricError, boundary_band
 
 
 def confusion_of(matrix):
@@ -169,3 +169,66 @@ def test_wrong_arguments(arguments, message):
 
 def test_metric_errors_are_errors_of_the_library():
     assert issubclass(MetricError, Error)
+
+
+def band_by_brute_force(labels, width, ignore_index):
+    """Look at every pair of pixels."""
+    band = np.zeros(labels.shape, bool)
+    height, length = labels.shape
+    for (y, x), label in np.ndenumerate(labels):
+        for v in range(max(0, y - width), min(height, y + width + 1)):
+            for u in range(max(0, x - width), min(length, x + width + 1)):
+                other = labels[v, u]
+                band[y, x] |= ignore_index not in (label, other) and label != other
+    return band
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 20])
+@pytest.mark.parametrize(("size", "classes"), [((9, 13), 2), ((12, 7), 4), ((1, 9), 3)])
+def test_boundary_band_against_brute_force(width, size, classes, rng):
+    for ignored in (0, 0.3):
+        blocks = rng.integers(0, classes, (-(-size[0] // 4), -(-size[1] // 4)))
+        labels = np.kron(blocks, np.ones((4, 4), int))[: size[0], : size[1]].astype(np.uint8)
+        labels[rng.random(size) < ignored] = 255
+        band = boundary_band(labels, width)
+        assert band.dtype == bool
+        np.testing.assert_array_equal(band, band_by_brute_force(labels, width, 255))
+
+
+def test_boundary_band_of_a_known_picture():
+    labels = np.zeros((7, 7), np.uint8)
+    labels[:, 4:] = 1
+    labels[0] = 255  # ignored: neither in the band nor a boundary of its own
+    band = boundary_band(labels, width=2)
+    assert not band[0].any()
+    assert band[1:].tolist() == [[False, False, True, True, True, True, False]] * 6
+    assert not boundary_band(np.full((5, 5), 3), width=2).any()  # the edge is no boundary
+
+
+def test_boundary_band_of_several_images_and_another_ignored_label(rng):
+    labels = rng.integers(-1, 2, (2, 3, 8, 9))
+    band = boundary_band(labels, 1, ignore_index=-1)
+    for place in np.ndindex(2, 3):
+        np.testing.assert_array_equal(band[place], band_by_brute_force(labels[place], 1, -1))
+    assert boundary_band(np.zeros((2, 0, 4), int), 1).shape == (2, 0, 4)
+
+
+def test_iu_in_a_band_counts_its_pixels_alone():
+    truth = np.repeat([[0, 0, 0, 0, 1, 1, 1, 1]], 3, axis=0)
+    prediction = np.repeat([[1, 0, 0, 0, 0, 1, 1, 1]], 3, axis=0)
+    confusion = ConfusionMatrix(2)
+    confusion.update(np.where(boundary_band(truth, 1), truth, 255), prediction)
+    assert confusion.matrix.tolist() == [[3, 0], [3, 0]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "width", "message"),
+    [
+        (np.zeros((3, 3)), 1, r"labels are float64 of shape \(3, 3\)"),
+        (np.zeros(3, int), 1, r"labels are int64 of shape \(3,\)"),
+        (np.zeros((3, 3), int), 0, "width is 0: a band is at least 1 pixel wide"),
+    ],
+)
+def test_boundary_band_refuses(labels, width, message):
+    with pytest.raises(MetricError, match=message):
+        boundary_band(labels, width)

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from minifcn import cli, data, models, prepare, train, weights
-from minifcn.data import CAFFE, LANDCOVER, UNIT
-from minifcn.train import Recipe, TrainingError
+from minifcn.data import CAFFE
+from minifcn.recipes import QUICK, Recipe
+from minifcn.train import TrainingError
 
 SHAPES = data.shapes("val", length=4)
 SMALL = ("--data", "shapes", "--widths", "4,4,8,8,8", "--crop", "0", "--batch-size", "2")
@@ -60,9 +61,10 @@ class Labelled(list):
 
 
 def check(train_set, val_set=None, **recipe):
+    """Return the warnings."""
     recipe = Recipe(steps=1, lr=0.1, **recipe)
     val_set = val_set or Labelled("val", [[0, 1]])
-    return prepare.check_data(train_set, val_set, recipe, lambda done, total: None)
+    return prepare.check_data(train_set, val_set, recipe, lambda done, total: None).warnings
 
 
 # The data
@@ -71,7 +73,8 @@ def check(train_set, val_set=None, **recipe):
 def test_good_data_pass_without_a_warning_and_every_image_is_told():
     told = []
     sets = Labelled("a", [[0, 1]], [[1, 255]]), Labelled("b", [[0]])
-    assert prepare.check_data(*sets, Recipe(1, 0.1), lambda *n: told.append(n)) == []
+    read = prepare.check_data(*sets, Recipe(1, 0.1), lambda *n: told.append(n))
+    assert read == ({(1, 2)}, {(1, 1)}, [])
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -158,32 +161,10 @@ def test_stages_have_short_and_long_names_and_stand_once():
         prepare.stage_names("8s,fcn8s")
 
 
-def test_a_run_starts_from_nothing_unless_told():
-    assert prepare.starting_point(None, None, None, None) == ("small", {}, UNIT, None)
-    vgg = prepare.starting_point("vgg16", None, "caffe", None)
-    assert vgg == ("vgg16", {}, CAFFE, None)
-    assert prepare.starting_point(None, None, "landcover", None).preprocessing is LANDCOVER
-
-
-def test_a_weight_file_brings_its_net_and_its_preprocessing(net_file):
-    start = prepare.starting_point(None, None, None, net_file)
-    assert (start.backbone, start.preprocessing) == ("small", CAFFE)
-    assert start.options["widths"] == (4, 6, 8, 8, 8)
-    models.build("fcn8s", num_classes=7, backbone=start.backbone, **start.options)
-    assert start.init["conv2_1.bias"].shape == (6,)
-    wider = prepare.starting_point("small", "4,6,8,8,9", None, net_file)
-    assert wider.options["widths"] == (4, 6, 8, 8, 9)
-
-
-def test_a_weight_file_excludes_another_preprocessing(net_file):
-    with pytest.raises(TrainingError, match=r"--preprocessing unit: .*net\.safetensors knows the"):
-        prepare.starting_point(None, None, "unit", net_file)
-
-
-@pytest.mark.parametrize(("backbone", "widths"), [("vgg16", "1,2,3,4,5"), ("small", "1,2,3")])
-def test_widths_are_five_and_of_the_small_backbone(backbone, widths):
-    with pytest.raises(TrainingError, match=rf"--widths {widths}: the channels of the five"):
-        prepare.starting_point(backbone, widths, None, None)
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "large"])
+def test_the_padding_is_a_number_or_a_word(text):
+    with pytest.raises(TrainingError, match=r"--padding .*: give a whole number of at least 0, or"):
+        prepare.number_or("smallest", "--padding", text)
 
 
 # The command
@@ -204,7 +185,8 @@ def test_the_command_trains_and_tells_where_the_nets_are(command, tmp_path):
     first = config["stages"]["fcn32s"]
     assert (first["steps"], first["lr"], first["crop"]) == (3, 0.01, None)
     assert (first["batch_size"], first["rotate"], first["flip_vertical"]) == (2, True, False)
-    assert config["stages"]["fcn8s"]["lr"] == 0.01 * train.STAGE_RATES["fcn8s"]
+    assert config["stages"]["fcn8s"]["lr"] == pytest.approx(0.01 * 0.7)
+    assert {stage["name"] for stage in config["stages"].values()} == {"quick"}
     assert list(json.loads((out / "metrics.json").read_text())) == ["fcn32s", "fcn8s"]
     assert (out / "fcn32s" / "log.jsonl").exists()
 
@@ -231,6 +213,54 @@ def test_the_command_starts_from_weights(command, net_file, tmp_path):
         loaded.model.state_dict()["conv5_1.weight"], parent["conv5_1.weight"]
     )
     assert loaded.preprocessing == CAFFE
+
+
+@pytest.mark.usefixtures("quick")
+def test_every_option_of_the_net_and_the_recipe_reaches_the_run(command, tmp_path):
+    classifier = models.vgg16(9, width=0.02, image_size=64, rng=np.random.default_rng(0))
+    path, out = tmp_path / "classifier.safetensors", tmp_path / "run"
+    palette = np.zeros((9, 3), np.uint8)
+    weights.save(classifier, path, classes=list("abcdefghi"), palette=palette, preprocessing=CAFFE)
+    net = ("--padding", "smallest", "--at-once", "--fixed-trunk", "--fusion", "max")
+    numbers = (
+        "--recipe",
+        "heavy",
+        "--accumulate",
+        2,
+        "--momentum",
+        0.9,
+        "--steps",
+        2,
+        "--lr",
+        1e-7,
+    )
+    options = ("--data", "shapes", "--init", path, *net, "--learn-upsampling", *numbers)
+    code, _, notes = command(*options, "--flip", "--max-norm", 5, "--crop", 48, "--out", out)
+    assert code == 0
+    assert "a training step on 1 image of 48 x 48 pixels (height x width) takes about" in notes
+    assert "fcn8s: starting weights: 28 copied, 2 reshaped, 9 new, 2 dropped; new: score_" in notes
+    assert "2 steps of 2 images (1 at a time), learning rate 1e-07" in notes
+    config = json.loads((out / "config.json").read_text())
+    assert list(config["stages"]) == ["fcn8s"]
+    expected = {"name": "heavy", "reduction": "batchmean", "lr": 1e-7, "momentum": 0.9, "crop": 48}
+    expected |= {"accumulate": 2, "batch_size": 1, "flip": True, "max_norm": 5.0, "caffe": True}
+    assert expected.items() <= config["stages"]["fcn8s"].items()
+    assert config["options"]["fc6_kernel"] == 2
+    model = weights.load(out / "fcn8s" / "best.safetensors").model
+    assert model.config["padding"] == model.conv1_1.padding[0] < 40
+    assert (model.fusion, model.config["at_once"]) == ("max", True)
+    assert model.config["learn_upsampling"] == "intermediate"
+    np.testing.assert_array_equal(model.conv1_1.weight.numpy(), classifier.conv1_1.weight.numpy())
+
+
+@pytest.mark.usefixtures("quick")
+def test_weights_for_other_classes_need_a_word(command, net_file, tmp_path):
+    out = tmp_path / "run"
+    options = ("--data", "landcover", "--init", net_file, "--stages", "32s", "--steps", 1)
+    code, _, notes = command(*options, "--out", out)
+    assert code == 2
+    assert "the weights of --init are for 4 classes (background, circle, square" in notes
+    assert not out.exists()
 
 
 def test_a_bad_label_file_stops_before_anything_is_written(command, tmp_path):
@@ -261,6 +291,17 @@ def test_a_bad_label_file_stops_before_anything_is_written(command, tmp_path):
         (("--data", "shapes", "--stages", "4s"), "name some of fcn32s, fcn16s, fcn8s"),
         (("--data", "shapes", "--init", "no.safetensors"), "no.safetensors: no such file"),
         (("--data", "shapes", "--device", "tpu"), "unknown device 'tpu'"),
+        (("--data", "shapes", "--recipe", "heavy", "--lr", "1e-4"), "is one for a mean loss"),
+        (
+            ("--data", "shapes", "--recipe", "light", "--lr", "1e-10"),
+            "is one for a loss that is su",
+        ),
+        (("--data", "shapes", "--padding", "some"), "--padding some: give a whole number"),
+        (("--data", "shapes", "--width", "0.5"), "the backbone small has its channels"),
+        (
+            ("--data", "shapes", "--backbone", "vgg16", "--width", "0.02", "--padding", "60"),
+            "give the first layer more padding",
+        ),
     ],
 )
 @pytest.mark.usefixtures("quick")
@@ -288,5 +329,5 @@ def test_the_options_have_the_defaults_of_the_quick_recipe(monkeypatch, tmp_path
     plans = []
     monkeypatch.setattr(train, "run", lambda plan, *rest, **options: plans.append(plan) or {})
     command("--data", "shapes", "--out", tmp_path / "run")
-    assert plans[0]["fcn32s"] == train.QUICK
+    assert plans[0]["fcn32s"] == QUICK
     assert list(plans[0]) == ["fcn32s", "fcn16s", "fcn8s"]

@@ -9,9 +9,11 @@ from rich.console import Console
 
 from minifcn import models, progress
 from minifcn.metrics import ConfusionMatrix
+from minifcn.models.surgery import transplant
 from minifcn.progress import TerminalObserver
+from minifcn.recipes import Recipe
 from minifcn.report import Row
-from minifcn.train import Recipe, Step
+from minifcn.train import Step
 
 
 def matrix(*counts):
@@ -61,6 +63,21 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds():
     assert [line.split()[2] for line in lines[1:6]] == ["20", "40", "60", "80", "100"]
     metrics = "pixel accuracy 85.0 %  mean accuracy 85.0 %  mean IU 73.9 %  f.w. IU 73.9 %"
     assert lines[6:] == [f"fcn8s  step 100  {metrics}  (best so far)", "warning: look at this"]
+
+
+def test_what_was_taken_over_is_told_and_what_is_accumulated():
+    file = io.StringIO()
+    parent, net = models.fcn32s(4, "small"), models.fcn16s(4, "small")
+    with TerminalObserver(Console(file=file), Clock()) as observer:
+        observer.transplanted("fcn32s", transplant(parent, parent))
+        observer.transplanted("fcn16s", transplant(net, parent))
+        observer.stage_started("fcn16s", Recipe(9, 0.5, batch_size=2, accumulate=10), net)
+    first, second, third = file.getvalue().splitlines()
+    assert first == "fcn32s: starting weights: 19 copied"
+    names = "upscore2.weight, score_pool4.weight, score_pool4.bias, upscore16.weight"
+    assert second == f"fcn16s: starting weights: 18 copied, 4 new, 1 dropped; new: {names}"
+    assert third.endswith("9 steps of 20 images (2 at a time), learning rate 0.5")
+    assert observer.images == 20
 
 
 def test_short_work_without_a_terminal_has_no_lines_between():
