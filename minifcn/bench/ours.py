@@ -211,5 +211,5 @@ def convolution_flops(net: FCN, batch: list[int]) -> list[float]:
         for conv in (layer, scores.get(name)):
             if isinstance(conv, nn.Conv2d):
                 flops.append(2.0 * n * math.prod(size) * conv.weight.data.size)
-    flops.append(2.0 * n * math.prod(size) * getattr(net, "score_fr").weight.data.size)
+    flops.append(2.0 * n * math.prod(size) * net.state_dict()["score_fr.weight"].size)
     return flops
