@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import CommandError, complain
+from .options import CommandError, complain, height_and_width
 
 if TYPE_CHECKING:
     from .layer_table import Row
@@ -26,14 +26,14 @@ def info(
         typer.Argument(
             metavar="WEIGHTS|MODEL",
             help="A weight file, or fcn32s, fcn16s, fcn8s, vgg16, alexnet, caffenet, googlenet, "
-            "alexnet_torchvision.",
+            "alexnet_torchvision, googlenet_torchvision.",
         ),
     ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
             help="Of an FCN: vgg16 (if none is named), alexnet, caffenet, googlenet, "
-            "alexnet_torchvision or small.",
+            "alexnet_torchvision, googlenet_torchvision or small.",
         ),
     ] = None,
     classes: Annotated[
@@ -56,7 +56,7 @@ def info(
     from . import about
     from .layer_table import default_size, layer_table
 
-    pixels = None if size is None else _height_and_width(size)
+    pixels = None if size is None else height_and_width(size)
     if subject is None:
         given = {"--size": size, "--backbone": backbone, "--classes": classes, "--width": width}
         for option, value in given.items():
@@ -159,12 +159,3 @@ def _pair(value: tuple[int, int] | None) -> str:
     if value is None:
         return ""
     return str(value[0]) if value[0] == value[1] else f"{value[0]} x {value[1]}"
-
-
-def _height_and_width(text: str) -> tuple[int, int]:
-    """Return the two numbers of ``--size``."""
-    height, cross, width = text.partition("x")
-    numbers = (height, width if cross else height)
-    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
-        raise CommandError(f"--size {text}: it must be a number of pixels, as 500, or 375x500")
-    return int(numbers[0]), int(numbers[1])

@@ -25,6 +25,7 @@ class Net(StrEnum):
     caffenet = "caffenet"
     googlenet = "googlenet"
     alexnet_torchvision = "alexnet_torchvision"
+    googlenet_torchvision = "googlenet_torchvision"
 
 
 def pretrain(
@@ -89,7 +90,7 @@ def pretrain(
         raise CommandError(f"{out} exists: choose another name, or replace it with --overwrite")
     options = {"width": width, "image_size": image_size, "dropout": dropout}
     if auxiliary:
-        if backbone != Net.googlenet:
+        if not backbone.startswith("googlenet"):
             raise CommandError(f"--auxiliary: only googlenet has such heads, not {backbone}")
         options["auxiliary"] = True
     recipe = replace(

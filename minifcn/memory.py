@@ -161,7 +161,7 @@ class Plan:
         late: Module | None = None  # a ReLU that waits for the pooling
         every = steps(net)
         for step, following in zip(every, [*every[1:], None], strict=True):
-            name, layer, _, held = step
+            name, layer = step.name, step.layer
             reads = tuple(Read(same.get(array, array), offset) for array, offset in step.reads)
             before_pooling = (
                 following is not None
@@ -184,7 +184,8 @@ class Plan:
                 same[name] = reads[0].array
                 self.overwritten |= {same[name]} if over else set()
             else:
-                self.steps.append(Step(name, layer, reads, same.get(held, held)))
+                held = same.get(step.held, step.held)
+                self.steps.append(step._replace(reads=reads, held=held))
                 makers[name] = layer
         self.outputs = [same.get(name, name) for name in outputs(net)]
         self.learned: set[str] = set()  # the arrays that get a gradient
@@ -199,7 +200,7 @@ class Plan:
 
     def saved(self) -> set[str]:
         """Return the arrays that are kept for the backward pass."""
-        kept = {IMAGE, *self.outputs}  # the loss reads the scores again
+        kept = {IMAGE}  # the scores, which no step reads, are there in any case
         for step in self.steps:
             layer, learned = step.layer, step.name in self.learned
             last = isinstance(layer, ReLU | MaxPool2d) or step.name in self.overwritten

@@ -267,6 +267,20 @@ def test_a_run_beats_the_commonest_class_and_saves_the_net(tmp_path):
     np.testing.assert_array_equal(again.matrix, result.matrix.matrix)
 
 
+def test_held_out_tiles_are_preprocessed_as_in_training(tmp_path, monkeypatch):
+    given = []
+
+    def note(*arguments):
+        given.extend(arguments)
+        return train.evaluate(*arguments)
+
+    monkeypatch.setattr(pretrain, "evaluate", note)
+    recipe = replace(RECIPE, steps=1)
+    pretrain.run(net(), TRAIN, VAL, tmp_path / "a", recipe, preprocessing=data.CAFFE)
+    assert data.CAFFE in given
+    assert data.UNIT not in given
+
+
 def test_the_commonest_class_is_that_of_the_training_tiles(tmp_path):
     mostly_bright = Halves(9)
     for i, sample in enumerate(mostly_bright):
@@ -374,6 +388,7 @@ def test_an_existing_file_is_kept_unless_replacing_is_asked_for(run, tmp_path):
         (("--data", "nothing"), "unknown data set 'nothing'"),
         (("--val", "landcover"), "other classes"),
         (("--out", "nowhere/a"), "nowhere does not exist"),
+        (("--out", "."), "it is a folder"),
     ],
 )
 def test_arguments_that_do_not_fit_are_one_line(run, tmp_path, monkeypatch, arguments, part):
