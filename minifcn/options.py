@@ -32,6 +32,7 @@ class Backbone(StrEnum):
     caffenet = "caffenet"
     googlenet = "googlenet"
     alexnet_torchvision = "alexnet_torchvision"
+    googlenet_torchvision = "googlenet_torchvision"
 
 
 class RecipeName(StrEnum):
@@ -81,3 +82,16 @@ Seed = Annotated[int, typer.Option(min=0, help="Of all random numbers.")]
 def complain(text: str) -> None:
     """Print a message to stderr, where it does not mix with results."""
     print(f"minifcn: {text}", file=sys.stderr)
+
+
+def height_and_width(text: str) -> tuple[int, int]:
+    """Return the two numbers of ``--size``.
+
+    >>> height_and_width("375x500"), height_and_width("500")
+    ((375, 500), (500, 500))
+    """
+    height, cross, width = text.partition("x")
+    numbers = (height, width if cross else height)
+    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        raise CommandError(f"--size {text}: it must be a number of pixels, as 500, or 375x500")
+    return int(numbers[0]), int(numbers[1])

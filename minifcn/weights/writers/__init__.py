@@ -1,0 +1,1 @@
+"""Writers of weight files for other frameworks."""
