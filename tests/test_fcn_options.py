@@ -173,6 +173,9 @@ def test_a_net_that_fits_from_no_size_on_says_so():
     trunk = models.vgg_trunk(NARROW, 1, fc6_kernel=1000)
     with pytest.raises(ModelError, match="no padding of the first layer up to 200"):
         smallest_padding(trunk.layers, trunk.taps, 32)
+    wide = models.fcn32s(2, "caffenet", width=0.01, padding=82)
+    with pytest.raises(ShapeError, match=r"Try: more padding of the first layer$"):
+        wide(images(1, 3, 64, 64))
     net = models.FCN(models.vgg_trunk(NARROW, 1), 2)
     assert least_size(net.trunk_layers(), net.alignment, 32, 0) == 1
 

@@ -18,7 +18,7 @@ from typing import Any
 from .. import functional as F
 from .. import nn
 from ..autograd import Tensor
-from ..shapes import Pair, ShapeError, shape_error
+from ..shapes import Pair, shape_error
 from .alignment import Alignment, ModelError, align, covered, least_size
 from .vgg import Trunk
 
@@ -171,11 +171,15 @@ class FCN(nn.Module):
         reached = [covered(layers, self.alignment, self.stride, size[a], a) for a in (0, 1)]
         if reached != list(size):
             least = [least_size(layers, self.alignment, self.stride, a) for a in (0, 1)]
-            raise ShapeError(
-                f"FCN-{self.stride}s: an image of {size[0]} x {size[1]} pixels (height x width) is "
-                f"too small for this net: there are scores for {reached[0]} x {reached[1]} of "
-                f"them; from {least[0]} x {least[1]} pixels on all are scored, or from fewer with "
-                "more padding of the first layer"
+            fix = "more padding of the first layer"
+            if None not in least:
+                fix = f"images from {least[0]} x {least[1]} pixels on, or {fix}"
+            raise shape_error(
+                f"FCN-{self.stride}s",
+                f"an image of {size[0]} x {size[1]} pixels (height x width) is too small for this "
+                f"net: there are scores for {reached[0]} x {reached[1]} of them",
+                fix,
+                x=x,
             )
 
 
