@@ -19,6 +19,10 @@ from ._version import __version__
 from .backend import Error
 from .cli_bench import EXAMPLES as BENCH_EXAMPLES
 from .cli_bench import bench
+from .cli_convert import EXAMPLES as CONVERT_EXAMPLES
+from .cli_convert import convert
+from .cli_export import EXAMPLES as EXPORT_EXAMPLES
+from .cli_export import export
 from .cli_info import EXAMPLES as INFO_EXAMPLES
 from .cli_info import info
 from .cli_pretrain import EXAMPLE as PRETRAIN_EXAMPLE
@@ -111,6 +115,7 @@ def demo(
 
 app.command(epilog=TRAIN_EXAMPLE)(train)
 app.command(epilog=PRETRAIN_EXAMPLE)(pretrain)
+app.command(epilog=CONVERT_EXAMPLES)(convert)
 app.command(epilog=BENCH_EXAMPLES)(bench)
 
 
@@ -251,6 +256,7 @@ def gradcheck(
 
 
 app.command(epilog=INFO_EXAMPLES)(info)
+app.command(epilog=EXPORT_EXAMPLES)(export)
 
 
 def _tile_size(text: str) -> Any:

@@ -18,6 +18,7 @@ from .backend import Error
 NETS = ("fcn32s", "fcn16s", "fcn8s")  # in the order of staged training
 REDUCTIONS = ("mean", "sum", "batchmean")  # of the loss: see `minifcn.functional.cross_entropy`
 ALEXNETS = ("alexnet", "caffenet", "alexnet_torchvision")
+GOOGLENETS = ("googlenet", "googlenet_torchvision")
 
 LEAST_MEAN_RATE = 1e-8
 """Smaller rates are lost with a mean loss: rate times gradient is below float32's rounding."""
@@ -146,7 +147,7 @@ def light(backbone: str = "vgg16", at_once: bool = False) -> dict[str, Recipe]:
     >>> [light("googlenet")[net].lr for net in NETS]
     [5e-05, 5e-07, 5e-07]
     """
-    rate = 1e-3 if backbone in ALEXNETS else 5e-5 if backbone == "googlenet" else 1e-4
+    rate = 1e-3 if backbone in ALEXNETS else 5e-5 if backbone in GOOGLENETS else 1e-4
     recipe = Recipe(10_000, rate, accumulate=20, name="light", **PAPER)
     return _by_net(recipe, [rate] * 3 if at_once else [rate, rate / 100, rate / 100])
 

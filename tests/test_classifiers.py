@@ -23,6 +23,7 @@ from minifcn.shapes import CoordinateMap, ShapeError
 
 NARROWEST = 1e-9  # a width that makes all layers 8 channels wide: the geometry, and little else
 FULL = {"vgg16": 224, "alexnet": 227, "caffenet": 227, "alexnet_torchvision": 224, "googlenet": 224}
+FULL["googlenet_torchvision"] = 224
 HEADS = {"auxiliary": True}
 
 
@@ -61,6 +62,7 @@ def undrawn(monkeypatch):
         ("caffenet", 60_965_224),
         ("alexnet_torchvision", 61_100_840),
         ("googlenet", 6_998_552),
+        ("googlenet_torchvision", 6_617_624),
     ],
 )
 def test_the_parameter_counts_are_the_published_ones(name, count, undrawn):
@@ -145,6 +147,7 @@ STAGES = {  # the side of the maps, and their channels
     },
 }
 STAGES["caffenet"] = STAGES["alexnet"]
+STAGES["googlenet_torchvision"] = STAGES["googlenet"]  # though its last max-pooling is another
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -170,7 +173,7 @@ def test_computing_gives_the_sizes_that_were_planned(name):
         h, side = layer(h), output_size([layer], side)
         assert h.shape[2:] == (side, side), layer_name
     assert side == {"alexnet": 6, "caffenet": 6, "alexnet_torchvision": 6}.get(
-        name, 1 if name == "googlenet" else 7
+        name, 1 if name.startswith("googlenet") else 7
     )
 
 
@@ -192,12 +195,13 @@ def test_the_receptive_fields_and_strides_are_the_papers(backbone, field):
         ("caffenet", {16: ("norm2", 256), 8: ("norm1", 96)}),
         ("alexnet_torchvision", {16: ("pool2", 192), 8: ("pool1", 64)}),
         ("googlenet", {16: ("inception_4e", 832), 8: ("inception_3b", 480)}),
+        ("googlenet_torchvision", {16: ("inception_4e", 832), 8: ("inception_3b", 480)}),
     ],
 )
 def test_skips_start_from_the_last_layer_of_their_stride(backbone, taps, undrawn):
     trunk = BACKBONES[backbone]()
     assert {stride: trunk.taps[stride] for stride in (16, 8)} == taps
-    assert trunk.channels == (1024 if backbone == "googlenet" else 4096)
+    assert trunk.channels == (1024 if backbone.startswith("googlenet") else 4096)
 
 
 def test_the_papers_field_of_googlenet_counts_the_pooling_that_it_leaves_out():
@@ -210,6 +214,11 @@ FCNS = {  # padding 100: the upsampling kernels, and the offsets of the crops
     "vgg16": {32: ([64], [19]), 16: ([4, 32], [5, 27]), 8: ([4, 4, 16], [5, 9, 31])},
     "caffenet": {32: ([63], [18]), 16: ([3, 31], [5, 18]), 8: ([3, 3, 15], [5, 10, 18])},
     "googlenet": {32: ([63], [98]), 16: ([3, 31], [0, 98]), 8: ([3, 3, 15], [0, 0, 98])},
+    "googlenet_torchvision": {
+        32: ([63], [106]),
+        16: ([4, 31], [1, 98]),
+        8: ([4, 3, 15], [1, 0, 98]),
+    },
 }
 FCNS["alexnet"] = FCNS["alexnet_torchvision"] = FCNS["caffenet"]
 

@@ -28,7 +28,7 @@ LEVELS = [
     ["predict", "pretrain", "prepare", "progress", "about"],
     ["demo", "bench", "start"],
     ["options"],
-    ["cli_train", "cli_pretrain", "cli_bench", "cli_info"],
+    ["cli_train", "cli_pretrain", "cli_bench", "cli_info", "cli_export", "cli_convert"],
     ["cli"],
     ["__main__"],
 ]

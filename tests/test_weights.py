@@ -46,14 +46,14 @@ def rewrite(path, change=None, **metadata):
     save_file(tensors, path, {name: text for name, text in texts.items() if text is not None})
 
 
-def refused(path):
+def refused(path, read=weights.load):
     with pytest.raises(weights.WeightsError) as caught:
-        weights.load(path)
+        read(path)
     assert str(caught.value).startswith(f"{path}: ")
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", list(models.MODELS))
+@pytest.mark.parametrize("name", ["fcn32s", "fcn16s", "fcn8s"])
 def test_a_net_comes_back_with_its_facts(tmp_path, name):
     net = tiny(name, at_once=name == "fcn8s")
     weights.save(net, tmp_path / "a", **FACTS)
@@ -126,11 +126,11 @@ def test_everyone_may_read_a_new_file(path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, monkeypatch):
     before = path.read_bytes()
 
-    def full(tensors, file, metadata):
-        file.write_bytes(b"half")
+    def full(array):
+        yield np.zeros(3)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights.native, "save_file", full)
+    monkeypatch.setattr(weights.native, "in_order", full)
     with pytest.raises(weights.WeightsError, match=r"cannot be written: .*No space left"):
         weights.save(tiny(seed=1), path, **FACTS)
     assert path.read_bytes() == before
@@ -138,11 +138,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, monkeypatch):
 
 
 def test_an_interrupted_write_leaves_nothing(path, monkeypatch):
-    def interrupted(tensors, file, metadata):
-        file.write_bytes(b"half")
+    def interrupted(array):
+        yield np.zeros(3)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights.native, "save_file", interrupted)
+    monkeypatch.setattr(weights.native, "in_order", interrupted)
     with pytest.raises(KeyboardInterrupt):
         weights.save(tiny(seed=1), path.with_name("new"), **FACTS)
     assert list(path.parent.iterdir()) == [path]
@@ -233,7 +233,7 @@ def test_folder(tmp_path):
 def test_another_kind_of_file(tmp_path, content, kind):
     file = tmp_path / "a"
     file.write_bytes(content)
-    assert kind in refused(file)
+    assert kind in refused(file, weights.read_header)
 
 
 @pytest.mark.parametrize("keep", [9, 100, 5000, -1])
@@ -251,7 +251,7 @@ def test_something_appended(path):
 def test_safetensors_of_others(tmp_path):
     file = tmp_path / "a"
     save_file({"layer.weight": np.zeros(3), "b": np.zeros(1)}, file, {"format": "pt"})
-    message = refused(file)
+    message = refused(file, weights.read_header)
     assert "a safetensors file with 2 tensors (b, layer.weight), but not one of minifcn" in message
     assert "does not say which net" in message
 
@@ -321,7 +321,7 @@ def test_numbers_that_are_not_finite(path, value):
         tensors["fc6.weight"][3, 0, 0, 0] = value
 
     rewrite(path, change)
-    assert f"fc6.weight holds 2 numbers that are not finite ({value} at (1, 2, 0, 1))" in refused(
+    assert f"fc6.weight holds numbers that are not finite ({value} at (1, 2, 0, 1))" in refused(
         path
     )
 
@@ -365,7 +365,7 @@ def test_load_into_is_all_or_nothing(path):
     rewrite(path, change)
     net = tiny(seed=5)
     before = snapshot(net)
-    with pytest.raises(weights.WeightsError, match=r"upscore8\.weight holds 1 numbers"):
+    with pytest.raises(weights.WeightsError, match=r"upscore8\.weight holds numbers"):
         weights.load_into(net, path)
     assert unchanged(net, before)
 

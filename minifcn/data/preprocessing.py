@@ -121,6 +121,39 @@ CAFFE = Preprocessing(
 )
 """What the published Caffe nets expect: BGR, 0-255, minus the mean colour of ImageNet."""
 
+CAFFE_VGG = Preprocessing(
+    order="BGR", scale=1.0, mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0)
+)
+"""What VGG16 expects as its authors released it, and in Keras; the mean differs by 1 at most."""
+
+CAFFE_GOOGLENET = Preprocessing(
+    order="BGR", scale=1.0, mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0)
+)
+"""What Caffe's GoogLeNet expects."""
+
+TORCHVISION = Preprocessing(
+    order="RGB", scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
+"""What torchvision's classifiers expect: RGB, about -2 to 2.6."""
+
+TORCHVISION_GOOGLENET = Preprocessing(
+    order="RGB", scale=1 / 255, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+)
+"""What torchvision's GoogLeNet computes of images prepared by `TORCHVISION`, first of all."""
+
+NYUD = Preprocessing(order="BGR", scale=1.0, mean=(116.190, 97.203, 92.318), std=(1.0, 1.0, 1.0))
+"""What the published FCNs for the colour images of NYUDv2 expect."""
+
+NYUD_HHA = Preprocessing(
+    order="RGB", scale=1.0, mean=(132.431, 94.076, 118.477), std=(1.0, 1.0, 1.0)
+)
+"""What those for its depth, coded as three channels (HHA), expect."""
+
+SIFTFLOW = Preprocessing(
+    order="BGR", scale=1.0, mean=(114.578, 115.294, 108.353), std=(1.0, 1.0, 1.0)
+)
+"""What the published FCNs for SIFT Flow expect."""
+
 UNIT = Preprocessing(order="RGB", scale=1 / 255, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 """For nets trained from scratch: RGB, -2 to 2."""
 

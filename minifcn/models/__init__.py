@@ -21,7 +21,15 @@ from .alignment import smallest_padding
 from .classifier import Classifier, Trunk
 from .fcn import FCN, ModelError
 from .geometry import coordinate_map, output_size, receptive_field_of
-from .googlenet import GOOGLENET, GoogLeNet, Inception, googlenet, googlenet_trunk
+from .googlenet import (
+    GOOGLENET,
+    GoogLeNet,
+    Inception,
+    googlenet,
+    googlenet_torchvision,
+    googlenet_torchvision_trunk,
+    googlenet_trunk,
+)
 from .late_fusion import LateFusion
 from .small import small_trunk
 from .surgery import Report, SurgeryError, check_loaded, convolutionalize, expand_score, transplant
@@ -57,6 +65,8 @@ __all__ = [
     "fcn16s",
     "fcn32s",
     "googlenet",
+    "googlenet_torchvision",
+    "googlenet_torchvision_trunk",
     "googlenet_trunk",
     "late_fusion",
     "output_size",
@@ -76,6 +86,7 @@ BACKBONES: dict[str, Callable[..., Trunk]] = {
     "caffenet": caffenet_trunk,
     "googlenet": googlenet_trunk,
     "alexnet_torchvision": alexnet_torchvision_trunk,
+    "googlenet_torchvision": googlenet_torchvision_trunk,
     "small": small_trunk,
 }
 CLASSIFIERS: dict[str, Callable[..., Classifier]] = {
@@ -84,6 +95,7 @@ CLASSIFIERS: dict[str, Callable[..., Classifier]] = {
     "caffenet": caffenet,
     "googlenet": googlenet,
     "alexnet_torchvision": alexnet_torchvision,
+    "googlenet_torchvision": googlenet_torchvision,
 }
 
 

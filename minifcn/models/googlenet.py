@@ -2,12 +2,17 @@
 
 The layers are those of Caffe's net. A block of it, `Inception`, looks at its input through windows
 of 1, 3 and 5 pixels side by side; 1x1 convolutions in front keep that cheap.
+
+torchvision's net differs in four things, which a `Plan` says: its windows of 5 pixels have only 3,
+its last max-pooling takes 2 x 2 pixels instead of 3 x 3, there is no normalisation across channels,
+and less is dropped. (The batch normalisation that it was trained with is part of the weights here:
+see `minifcn.weights.keymaps`.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +36,20 @@ GOOGLENET: dict[str, Widths] = {
 }
 """Channels of the convolutions of each inception block."""
 
+
+class Plan(NamedTuple):
+    """How a variant of GoogLeNet is built."""
+
+    name: str
+    large: int  # side of the windows of the layers 5x5
+    last_pool: int  # side of those of pool4_3x3_s2
+    norm: bool  # whether there is local response normalisation
+    dropout: float
+
+
+CAFFE = Plan("googlenet", large=5, last_pool=3, norm=True, dropout=0.4)
+TORCHVISION = Plan("googlenet_torchvision", large=3, last_pool=2, norm=False, dropout=0.2)
+
 HEADS = {"inception_4a": "loss1", "inception_4d": "loss2"}
 """Where the auxiliary heads start."""
 
@@ -49,6 +68,8 @@ class Inception(nn.Branches):
         Channels of 1x1, 3x3_reduce, 3x3, 5x5_reduce, 5x5 and pool_proj.
     rng
         Draws the starting weights.
+    large
+        Side of the windows of 5x5: 3 in torchvision's net.
 
     Examples
     --------
@@ -58,7 +79,11 @@ class Inception(nn.Branches):
     """
 
     def __init__(
-        self, in_channels: int, widths: Widths, rng: np.random.Generator | None = None
+        self,
+        in_channels: int,
+        widths: Widths,
+        rng: np.random.Generator | None = None,
+        large: int = 5,
     ) -> None:
         one, before3, three, before5, five, pooled = widths
         self.out_channels = one + three + five + pooled
@@ -67,7 +92,7 @@ class Inception(nn.Branches):
         self._add("3x3_reduce", nn.Conv2d(in_channels, before3, 1, rng=rng))
         self._add("3x3", nn.Conv2d(before3, three, 3, padding=1, rng=rng))
         self._add("5x5_reduce", nn.Conv2d(in_channels, before5, 1, rng=rng))
-        self._add("5x5", nn.Conv2d(before5, five, 5, padding=2, rng=rng))
+        self._add("5x5", nn.Conv2d(before5, five, large, padding=large // 2, rng=rng))
         self.pool = nn.MaxPool2d(3, stride=1, padding=1, ceil_mode=True)
         self._add("pool_proj", nn.Conv2d(in_channels, pooled, 1, rng=rng))
 
@@ -127,7 +152,7 @@ def googlenet(
     *,
     width: float = 1.0,
     image_size: int = 224,
-    dropout: float = 0.4,
+    dropout: float = CAFFE.dropout,
     auxiliary: bool = False,
     rng: np.random.Generator | None = None,
 ) -> GoogLeNet:
@@ -163,29 +188,35 @@ def googlenet(
     >>> [scores.shape for scores in net(x)], net.eval()(x).shape
     ([(2, 10), (2, 10), (2, 10)], (2, 10))
     """
-    check_count("num_classes", num_classes, least=2)
-    rng = rng or np.random.default_rng()
-    layers, channels = _convolutions(width, 3, 3, rng)
-    # The heads first: they need larger images than the main path does.
-    heads = HEADS if auxiliary else {}
-    sides = {at: _head_side(layers, at, heads[at], image_size) for at in heads}
-    main = layers | {
-        "pool5_7x7_s1": nn.AvgPool2d(side_after(layers, image_size), stride=1),
-        "pool5_drop": nn.Dropout(dropout, rng=rng),
-        "flatten": nn.Flatten(),  # (N, C, 1, 1) -> (N, C)
-        "loss3_classifier": nn.Linear(channels["inception_5b"], num_classes, rng=rng),
-    }
-    for at, head in heads.items():
-        main[head] = _head(channels[at], sides[at], width, num_classes, rng)
-    options = {"width": width, "dropout": dropout, "auxiliary": auxiliary}
-    return GoogLeNet(main, "googlenet", num_classes, image_size, **options)
+    return _classifier(CAFFE, num_classes, width, image_size, dropout, auxiliary, rng)
+
+
+def googlenet_torchvision(
+    num_classes: int = 1000,
+    *,
+    width: float = 1.0,
+    image_size: int = 224,
+    dropout: float = TORCHVISION.dropout,
+    auxiliary: bool = False,
+    rng: np.random.Generator | None = None,
+) -> GoogLeNet:
+    """Return torchvision's GoogLeNet; the arguments are those of `googlenet`.
+
+    6,617,624 parameters with 1000 classes, batch normalisation folded. Layers have Caffe's names,
+    also 5x5, which sees 3 x 3 pixels here.
+
+    >>> net = googlenet_torchvision(10, width=0.125, image_size=64)
+    >>> getattr(net.inception_3a, "5x5")
+    Conv2d(8 -> 8, kernel 3, stride 1, padding 1)
+    """
+    return _classifier(TORCHVISION, num_classes, width, image_size, dropout, auxiliary, rng)
 
 
 def googlenet_trunk(
     *,
     width: float = 1.0,
     padding: int = 100,
-    dropout: float = 0.4,
+    dropout: float = CAFFE.dropout,
     in_channels: int = 3,
     rng: np.random.Generator | None = None,
 ) -> Trunk:
@@ -210,8 +241,62 @@ def googlenet_trunk(
     >>> googlenet_trunk().taps
     {16: ('inception_4e', 832), 8: ('inception_3b', 480)}
     """
+    return _trunk(CAFFE, width, padding, dropout, in_channels, rng)
+
+
+def googlenet_torchvision_trunk(
+    *,
+    width: float = 1.0,
+    padding: int = 100,
+    dropout: float = TORCHVISION.dropout,
+    in_channels: int = 3,
+    rng: np.random.Generator | None = None,
+) -> Trunk:
+    """Return torchvision's GoogLeNet up to inception_5b; see `googlenet_trunk`.
+
+    >>> googlenet_torchvision_trunk(width=0.125).taps
+    {16: ('inception_4e', 104), 8: ('inception_3b', 64)}
+    """
+    return _trunk(TORCHVISION, width, padding, dropout, in_channels, rng)
+
+
+def _classifier(
+    plan: Plan,
+    num_classes: int,
+    width: float,
+    image_size: int,
+    dropout: float,
+    auxiliary: bool,
+    rng: np.random.Generator | None,
+) -> GoogLeNet:
+    check_count("num_classes", num_classes, least=2)
     rng = rng or np.random.default_rng()
-    layers, channels = _convolutions(width, padding, in_channels, rng)
+    layers, channels = _convolutions(plan, width, 3, 3, rng)
+    # The heads first: they need larger images than the main path does.
+    heads = HEADS if auxiliary else {}
+    sides = {at: _head_side(layers, at, heads[at], image_size) for at in heads}
+    main = layers | {
+        "pool5_7x7_s1": nn.AvgPool2d(side_after(layers, image_size), stride=1),
+        "pool5_drop": nn.Dropout(dropout, rng=rng),
+        "flatten": nn.Flatten(),  # (N, C, 1, 1) -> (N, C)
+        "loss3_classifier": nn.Linear(channels["inception_5b"], num_classes, rng=rng),
+    }
+    for at, head in heads.items():
+        main[head] = _head(channels[at], sides[at], width, num_classes, rng)
+    options = {"width": width, "dropout": dropout, "auxiliary": auxiliary}
+    return GoogLeNet(main, plan.name, num_classes, image_size, **options)
+
+
+def _trunk(
+    plan: Plan,
+    width: float,
+    padding: int,
+    dropout: float,
+    in_channels: int,
+    rng: np.random.Generator | None,
+) -> Trunk:
+    rng = rng or np.random.default_rng()
+    layers, channels = _convolutions(plan, width, padding, in_channels, rng)
     layers["pool5_drop"] = nn.Dropout(dropout, rng=rng)
     taps = {16: "inception_4e", 8: "inception_3b"}
     return Trunk(
@@ -227,7 +312,7 @@ def _up_to(layers: dict[str, nn.Module], last: str) -> dict[str, nn.Module]:
 
 
 def _convolutions(
-    width: float, padding: int, in_channels: int, rng: np.random.Generator
+    plan: Plan, width: float, padding: int, in_channels: int, rng: np.random.Generator
 ) -> tuple[dict[str, nn.Module], dict[str, int]]:
     """Return the layers up to inception_5b, and the channels of the inception blocks."""
     few, many = scaled(64, width), scaled(192, width)
@@ -243,20 +328,22 @@ def _convolutions(
         "conv2_norm2": nn.LocalResponseNorm(5),
         "pool2_3x3_s2": _pool(),
     }
+    if not plan.norm:
+        del layers["pool1_norm1"], layers["conv2_norm2"]
     channels, inputs, stage = {}, many, "3"
     for name, widths in GOOGLENET.items():
         if name[0] != stage:
-            layers[f"pool{stage}_3x3_s2"] = _pool()
+            layers[f"pool{stage}_3x3_s2"] = _pool(plan.last_pool if stage == "4" else 3)
             stage = name[0]
         a, b, c, d, e, f = (scaled(w, width) for w in widths)
-        block = Inception(inputs, (a, b, c, d, e, f), rng)
+        block = Inception(inputs, (a, b, c, d, e, f), rng, plan.large)
         layers[f"inception_{name}"] = block
         channels[f"inception_{name}"] = inputs = block.out_channels
     return layers, channels
 
 
-def _pool() -> nn.MaxPool2d:
-    return nn.MaxPool2d(3, stride=2, ceil_mode=True)
+def _pool(kernel: int = 3) -> nn.MaxPool2d:
+    return nn.MaxPool2d(kernel, stride=2, ceil_mode=True)
 
 
 def _head_pool() -> nn.AvgPool2d:

@@ -1,6 +1,23 @@
-"""Files of trained parameters."""
+"""Files of trained parameters: our own, and those of other programs."""
 
+from .convert import Converted, convert, load, load_fcn
+from .foreign import Foreign, open_foreign
 from .header import Header, WeightsError, read_header, title
-from .native import Loaded, load, load_into, save
+from .native import Loaded, check_place, load_into, save
 
-__all__ = ["Header", "Loaded", "WeightsError", "load", "load_into", "read_header", "save", "title"]
+__all__ = [
+    "Converted",
+    "Foreign",
+    "Header",
+    "Loaded",
+    "WeightsError",
+    "check_place",
+    "convert",
+    "load",
+    "load_fcn",
+    "load_into",
+    "open_foreign",
+    "read_header",
+    "save",
+    "title",
+]

@@ -20,6 +20,7 @@ from ..data import Preprocessing
 
 FORMAT, VERSION = "minifcn weights", 1
 DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64"}
+LONGEST_HEADER = 10 << 20  # bytes
 OTHER_FORMATS = {
     b"PK\x03\x04": "a zip archive, as PyTorch's .pth and NumPy's .npz files are",
     b"\x80": "a Python pickle, as old PyTorch .pth files are",
@@ -48,6 +49,8 @@ class Header(NamedTuple):
         How pixels become the net's input.
     origin
         Where the weights come from, in the words of whoever saved them.
+    source_sha256
+        The checksum of the file that they were converted from; empty if there was none.
     minifcn
         The version that wrote the file.
     dtype
@@ -61,6 +64,7 @@ class Header(NamedTuple):
     palette: np.ndarray
     preprocessing: Preprocessing
     origin: str
+    source_sha256: str
     minifcn: str
     dtype: str
     shapes: dict[str, tuple[int, ...]]
@@ -76,6 +80,21 @@ def read_header(path: str | Path) -> Header:
     """
     with opened(path) as (_, header):
         return header
+
+
+def is_own(path: str | Path) -> bool:
+    """Tell whether a file is, or was before it was damaged, one of `minifcn.weights.save`.
+
+    >>> is_own("nowhere.safetensors")
+    False
+    """
+    try:
+        with Path(path).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(min(length, LONGEST_HEADER))
+    except OSError:
+        return False
+    return header.startswith(b"{") and f'"{FORMAT}"'.encode() in header
 
 
 def title(config: dict[str, Any]) -> str:
@@ -139,7 +158,7 @@ def _header(path: Path, file: Any) -> Header:
         raise WeightsError(
             f"{path}: a safetensors file with {len(names)} tensors ({some}), but not one of "
             "minifcn: its header does not say which net they are for, its classes or its "
-            "preprocessing; copy the tensors into a net (load_state_dict) and use weights.save"
+            "preprocessing; minifcn convert makes such a file of it, if you say what it is"
         )
     version = metadata.get("format_version", "")
     if not version.isdigit() or int(version) > VERSION:
@@ -168,6 +187,7 @@ def _header(path: Path, file: Any) -> Header:
         palette=colours,
         preprocessing=preprocessing,
         origin=metadata.get("origin", ""),
+        source_sha256=metadata.get("source_sha256", ""),
         minifcn=metadata.get("minifcn", ""),
         dtype=DTYPES[kinds[0]],
         shapes={name: tuple(file.get_slice(name).get_shape()) for name in names},

@@ -9,21 +9,22 @@ so this must not be left to memory. Reading such a file runs no code from it, un
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from .. import models
 from .._version import __version__
-from ..backend import Error, to_device, to_numpy
+from ..backend import Array, Error
 from ..data import Preprocessing
 from ..files import replacing
-from ..models import FCN
+from ..flow import Undrawn
+from ..models import FCN, Classifier
 from .header import DTYPES, FORMAT, VERSION, Header, WeightsError, opened, title
+from .pieces import Progress, check_finite, copy_rows, in_order, row_pieces
 
 LISTED = 6  # of many differing tensors, so many are named in a message
 
@@ -31,7 +32,7 @@ LISTED = 6  # of many differing tensors, so many are named in a message
 class Loaded(NamedTuple):
     """A net from a file, and what is needed to use it; see `Header` for the fields."""
 
-    model: FCN
+    model: Any  # an FCN or a Classifier
     classes: tuple[str, ...]
     palette: np.ndarray
     preprocessing: Preprocessing
@@ -39,20 +40,23 @@ class Loaded(NamedTuple):
 
 
 def save(
-    model: FCN,
+    model: FCN | Classifier,
     path: str | Path,
     *,
     classes: Sequence[str],
     palette: np.ndarray,
     preprocessing: Preprocessing,
     origin: str = "",
+    source_sha256: str = "",
+    progress: Progress | None = None,
 ) -> None:
     """Write a net to a file, complete or not at all: a file of that name is replaced at the end.
 
     Parameters
     ----------
     model
-        A net of `minifcn.models.build` (or fcn8s, ...), whose ``config`` tells how to rebuild it.
+        A net of `minifcn.models.build` (or fcn8s, vgg16, ...), whose ``config`` tells how to
+        rebuild it.
     path
         The file; ``.safetensors`` is the customary ending.
     classes
@@ -63,6 +67,10 @@ def save(
         What the net was trained with.
     origin
         Where the weights come from, for whoever finds the file.
+    source_sha256
+        Checksum of the file that they were converted from.
+    progress
+        Called with the bytes written, and all of them.
 
     Raises
     ------
@@ -77,7 +85,7 @@ def save(
     >>> facts = {"classes": shapes.classes, "palette": shapes.palette, "preprocessing": data.UNIT}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(net, folder + "/net.safetensors", **facts)
-    ...     load(folder + "/net.safetensors").classes
+    ...     load_own(folder + "/net.safetensors").classes
     ('background', 'circle', 'square', 'triangle')
     """
     path = Path(path)
@@ -87,8 +95,7 @@ def save(
             "could not be loaded again: make it with models.build, fcn32s, fcn16s or fcn8s"
         )
     _check_classes(path, classes, np.asarray(palette), model.num_classes)
-    # safetensors writes an array's memory as it lies there, so the axes must lie in their order.
-    tensors = {n: np.ascontiguousarray(to_numpy(a)) for n, a in model.state_dict().items()}
+    tensors = model.state_dict()
     dtypes = {array.dtype.name for array in tensors.values()}
     if len(dtypes) != 1 or not dtypes <= set(DTYPES.values()):
         raise WeightsError(f"{path}: parameters of {', '.join(sorted(dtypes))}: use one float type")
@@ -101,12 +108,13 @@ def save(
         "palette": json.dumps(np.asarray(palette).tolist()),
         "preprocessing": json.dumps(preprocessing.to_dict()),
         "origin": origin,
+        "source_sha256": source_sha256,
     }
-    _write(path, tensors, metadata)
+    _write(path, tensors, metadata, progress)
 
 
-def load(path: str | Path) -> Loaded:
-    """Return the net in a file, on the CPU, with its classes, palette and preprocessing.
+def load_own(path: str | Path, progress: Progress | None = None) -> Loaded:
+    """Return the net in a file of `save`, on the CPU, with classes, palette and preprocessing.
 
     Raises
     ------
@@ -116,11 +124,12 @@ def load(path: str | Path) -> Loaded:
 
     Notes
     -----
-    Tensors are read one at a time, and the net takes them over without a copy.
+    Tensors are read a piece at a time into the net's own arrays, so it needs little more memory
+    than the net.
     """
-    with opened(path) as (file, header):
+    with opened(path) as (_, header):
         try:
-            model = models.build(**header.config)
+            model = models.build(rng=Undrawn(np.random.PCG64()), **header.config)
         except (Error, TypeError, ValueError) as error:
             raise WeightsError(f"{path}: its net cannot be built: {error}") from error
         _check_classes(path, header.classes, header.palette, model.num_classes)
@@ -130,20 +139,20 @@ def load(path: str | Path) -> Loaded:
                 f"of this net in minifcn {__version__}: damaged, or an older net (written by "
                 f"{header.minifcn})\n{difference}"
             )
-        _fill(model, file, path)
+        _fill(model.to(header.dtype), path, progress)
     return Loaded(model, header.classes, header.palette, header.preprocessing, header.origin)
 
 
-def load_into(model: FCN, path: str | Path) -> Header:
+def load_into(model: FCN | Classifier, path: str | Path) -> Header:
     """Replace the parameters of a net by those of a file; return what the file says of itself.
 
     Raises
     ------
     WeightsError
-        As `load`, and if the file holds another net: the message names both, and how they differ.
-        The net is unchanged then.
+        As `load_own`, and if the file holds another net: the message names both, and how they
+        differ. The net is unchanged then.
     """
-    with opened(path) as (file, header):
+    with opened(path) as (_, header):
         if difference := _difference(header, model):
             raise WeightsError(
                 f"{path}: holds {title(header.config)}, which does not fit the model "
@@ -155,9 +164,9 @@ def load_into(model: FCN, path: str | Path) -> Header:
                 f"{path}: holds {header.dtype} numbers, the model {', '.join(sorted(here))}: "
                 f"convert the model first, with .to(np.{header.dtype})"
             )
-        for _ in _tensors(file, path):  # raises for a bad one before any is replaced
-            pass
-        _fill(model, file, path)
+        for name, rows, piece in _pieces(path):  # raises for a bad one before any is replaced
+            check_finite(piece, name, path, rows.start)
+        _fill(model, path)
     return header
 
 
@@ -172,7 +181,7 @@ def _check_classes(
         )
 
 
-def _difference(header: Header, model: FCN) -> str:
+def _difference(header: Header, model: FCN | Classifier) -> str:
     """Return how the tensors of a file and of a model differ, in lines; empty if they agree."""
     there = header.shapes
     here = {name: array.shape for name, array in model.state_dict().items()}
@@ -187,25 +196,39 @@ def _difference(header: Header, model: FCN) -> str:
     return "\n".join(lines[:LISTED] + rest)
 
 
-def _tensors(file: Any, path: str | Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Read one tensor after the other, and make sure that all numbers are finite."""
-    for name in file.keys():  # noqa: SIM118 (an open file, no dictionary)
-        array = file.get_tensor(name)
-        finite = np.isfinite(array)
-        if not finite.all():
-            place = tuple(np.argwhere(~finite)[0].tolist())
-            raise WeightsError(
-                f"{path}: {name} holds {int((~finite).sum())} numbers that are not finite "
-                f"({array[place]} at {place}): the training went wrong before it was saved; "
-                "use an earlier file"
-            )
-        yield name, array
+def places(path: str | Path) -> dict[str, int]:
+    """Return where in a safetensors file, which has been checked, each tensor starts."""
+    with Path(path).open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()}
 
 
-def _fill(model: FCN, file: Any, path: str | Path) -> None:
+def _pieces(path: str | Path) -> Iterator[tuple[str, slice, np.ndarray]]:
+    """Yield the tensors of a file as name, rows and numbers of these rows.
+
+    They are read, not mapped: a mapping would stay in memory beside the net.
+    """
+    with opened(path) as (_, header), Path(path).open("rb") as file:
+        dtype = np.dtype(header.dtype).newbyteorder("<")
+        for name, place in places(path).items():
+            file.seek(place)
+            shape = header.shapes[name]
+            for rows in row_pieces(np.broadcast_to(np.float32(0), shape)):  # for its size only
+                part = (rows.stop - rows.start, *shape[1:])
+                yield name, rows, np.fromfile(file, dtype, math.prod(part)).reshape(part)
+
+
+def _fill(model: FCN | Classifier, path: str | Path, progress: Progress | None = None) -> None:
     parameters = dict(model.named_parameters())
-    for name, array in _tensors(file, path):
-        parameters[name].data = to_device(array, parameters[name].device)
+    done, total = 0, sum(parameter.data.nbytes for parameter in parameters.values())
+    for name, rows, piece in _pieces(path):
+        check_finite(piece, name, path, rows.start)
+        copy_rows(parameters[name].data[rows], piece)
+        done += piece.nbytes
+        if progress is not None:
+            progress(done, total)
 
 
 def _to_json(path: Path, config: dict[str, Any]) -> str:
@@ -217,18 +240,49 @@ def _to_json(path: Path, config: dict[str, Any]) -> str:
         ) from None
 
 
-def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write under a temporary name in the same folder, then rename."""
+def check_place(path: str | Path) -> None:
+    """Raise a WeightsError if a path cannot become a file: better now than after a training.
+
+    >>> check_place("net.safetensors")
+    """
+    path = Path(path)
     if not path.parent.is_dir():
         found = "is not a folder" if path.parent.exists() else "does not exist: make it first"
         raise WeightsError(f"{path}: cannot be written: {path.parent} {found}")
     if path.is_dir():
         raise WeightsError(f"{path}: cannot be written: it is a folder; add a file name")
+
+
+def _write(
+    path: Path,
+    tensors: Mapping[str, Array],
+    metadata: dict[str, str],
+    progress: Progress | None = None,
+) -> None:
+    """Write under a temporary name in the same folder, then rename.
+
+    safetensors' own function would first copy all tensors, twice where their axes lie in another
+    order, so the file is written here: it is a JSON text with the places, and the numbers.
+    """
+    check_place(path)
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, array in tensors.items():
+        start, end = end, end + array.nbytes
+        entry = {"dtype": codes[array.dtype.name], "shape": array.shape}
+        header[name] = {**entry, "data_offsets": (start, end)}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the numbers lie where processors like them
+    done = 0
     try:
-        with replacing(path) as temporary:
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            save_file(tensors, temporary, metadata)
-            temporary.chmod(mode)  # safetensors may make files that only their owner can read
-    except (OSError, SafetensorError) as error:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for array in tensors.values():
+                for piece in in_order(array):
+                    file.write(piece.astype(piece.dtype.newbyteorder("<"), copy=False).data)
+                    done += piece.nbytes
+                    if progress is not None:
+                        progress(done, end)
+    except OSError as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from error
