@@ -1,6 +1,8 @@
 """Weights of other programs: the same numbers, the right net, the right preprocessing."""
 
 import hashlib
+import mmap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from minifcn import Tensor, cli, data, models, nn, weights
 from minifcn.autograd import no_grad
 from minifcn.weights import WeightsError, convert
+from minifcn.weights.pieces import release
+from minifcn.weights.readers.mapped import MappedFile
 from minifcn.weights.recognise import SOURCES
 from tests.narrow_nets import net_of
 from tests.published_files import (
@@ -624,3 +628,28 @@ def test_every_source_is_named_in_the_help(capsys):
     run("convert", "--help")
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert all(source in shown for source in SOURCES)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells")
+def test_what_was_read_of_a_mapped_file_is_given_back(tmp_path):
+    """The pages of views of all kinds, strided ones included."""
+    (tmp_path / "a").write_bytes(bytes(64 << 20))
+    file = MappedFile(tmp_path / "a")
+    array = file.array("<f4", (16 << 20,), 0, "all")
+    views = (
+        array,
+        array.reshape(4096, -1).T,
+        np.lib.stride_tricks.as_strided(array, (16 << 20,), (4,)),
+    )
+    for view in views:
+        assert view.sum() == 0  # reads everything
+        before = resident()
+        release(view)
+        assert before - resident() > 60e6
+    assert views[2][1000] == 0
+
+
+def resident():
+    """Return the bytes of memory that this process holds."""
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * mmap.PAGESIZE

@@ -144,8 +144,12 @@ def test_calls_from_several_threads_at_once(threads_are):
 
 
 def blas_threads():
+    """Return the threads of NumPy's BLAS (other libraries, such as OpenCV, bring their own)."""
+    known = {library["filepath"] for library in threads.blas().info()}
     return [
-        library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+        library["num_threads"]
+        for library in threadpool_info()
+        if library["user_api"] == "blas" and library["filepath"] in known
     ]
 
 

@@ -226,11 +226,13 @@ def test_every_folder_of_python_files_is_a_package():
 
 
 def test_what_is_imported_is_declared():
-    """The names of the dependencies, against the imports of the source."""
+    """The names of the dependencies and extras, against the imports of the source."""
     names = {"pillow": "PIL"}
+    project = PROJECT["project"]
+    extras = [d for name in ("keras", "onnx") for d in project["optional-dependencies"][name]]
     declared = {
         names.get(n, n)
-        for d in PROJECT["project"]["dependencies"]
+        for d in project["dependencies"] + extras
         for n in [re.split(r"[<>=\[ ]", d)[0]]
     }
     found = set()

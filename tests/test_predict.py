@@ -75,13 +75,13 @@ def test_a_class_for_every_pixel(size):
 
 
 def test_the_highest_score_wins():
-    image = np.array([[(200, 0, 0), (0, 200, 0), (0, 0, 200)]], np.uint8)
-    assert predict(brightest(), image, data.UNIT).tolist() == [[0, 1, 2]]
+    image = np.array([[(200, 0, 0), (0, 200, 0), (0, 0, 200)]] * 2, np.uint8)
+    assert predict(brightest(), image, data.UNIT).tolist() == [[0, 1, 2]] * 2
 
 
 def test_preprocessing_decides_what_the_net_sees():
-    image = np.array([[(200, 0, 0), (0, 0, 200)]], np.uint8)
-    assert predict(brightest(), image, data.CAFFE).tolist() == [[2, 0]]
+    image = np.array([[(200, 0, 0), (0, 0, 200)]] * 2, np.uint8)
+    assert predict(brightest(), image, data.CAFFE).tolist() == [[2, 0]] * 2
 
 
 def test_the_net_stays_as_it_was():

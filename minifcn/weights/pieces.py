@@ -103,8 +103,9 @@ def release(array: np.ndarray) -> None:
     np.float64(3.0)
     """
     base: object = array
-    while isinstance(base, np.ndarray | memoryview):
-        base = base.base if isinstance(base, np.ndarray) else base.obj
+    while base is not None and not isinstance(base, mmap.mmap):
+        # Arrays, NumPy's stand-in below strided views, and memoryviews, in this order.
+        base = getattr(base, "base", None) if hasattr(base, "base") else getattr(base, "obj", None)
     if not isinstance(base, mmap.mmap) or not hasattr(base, "madvise") or not array.size:
         return
     low, high = np.lib.array_utils.byte_bounds(array)
