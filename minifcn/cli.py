@@ -144,7 +144,8 @@ def evaluate(
     from .weights import load_fcn
 
     dataset = open_dataset(data, split)
-    loaded = load_fcn(weights)
+    with show_progress("reading weights") as progress:
+        loaded = load_fcn(weights, progress=progress)
     check_classes(weights, loaded, dataset)
     with show_progress("images") as progress:
         matrix = evaluate(
@@ -195,7 +196,8 @@ def predict(
     files, skipped = find_images(images)
     for path in skipped:
         complain(f"skipped {path}: {'a folder' if path.is_dir() else 'not an image'}")
-    loaded = load_fcn(weights)
+    with show_progress("reading weights") as progress:
+        loaded = load_fcn(weights, progress=progress)
     with show_progress("images") as progress:
         done = predict_files(loaded, files, out, device=device, tile=size, progress=progress)
     for job in done:

@@ -16,6 +16,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from minifcn import data, models, weights
 from minifcn.weights import WeightsError
 from minifcn.weights.foreign import open_foreign
 from minifcn.weights.readers import hdf5
@@ -200,6 +201,82 @@ def test_files_of_any_kind(tmp_path):
 
 BATCH = 100
 BATCH_TIME = 5.0  # seconds, many times what is usual
+
+
+def own_file(path):
+    """Write a net of ours, small enough that thousands can be built."""
+    net = models.fcn32s(3, "small", widths=(1, 1, 1, 1, 1), rng=np.random.default_rng(0))
+    shapes = data.shapes("val", length=1)
+    facts = {"palette": shapes.palette[:3], "preprocessing": data.UNIT}
+    weights.save(net, path, classes=shapes.classes[:3], **facts)
+    return path.read_bytes()
+
+
+def test_our_own_files(tmp_path):
+    """What a file says of its net may be damaged as well: it must not be believed blindly."""
+    path = tmp_path / "own.safetensors"
+    content = own_file(path)
+    end = 8 + int.from_bytes(content[:8], "little")  # of the header; the numbers may be any
+    opened = 0
+    for case in range(CASES):
+        changed = damaged(content[:end], case, spare=8 if case % 4 else 0) + content[end:]
+        if case % 4:  # its length is right, so that more than the first check is reached
+            length = len(changed) - (len(content) - end) - 8
+            changed = length.to_bytes(8, "little") + changed[8:]
+        path.write_bytes(changed)
+        tracemalloc.start()
+        start, message = time.perf_counter(), ""
+        try:
+            weights.load(path)
+            opened += 1
+        except WeightsError as error:
+            message = str(error)
+        finally:
+            memory = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert message.startswith(f"{path}: "[: len(message)]), f"case {case}"
+        assert time.perf_counter() - start < SLOWEST, f"case {case}"
+        assert memory < 2 * MOST_MEMORY + 40 * len(content), f"case {case}"
+    assert 0 < opened < CASES
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'widths\\": [1, 1', b'widths\\": [9000, 9000'),
+        (b'num_classes\\": 3', b'num_classes\\": 30000'),
+        (b'padding\\": 1', b'padding\\": 1e9'),
+    ],
+)
+def test_a_net_that_is_larger_than_its_file_is_not_built(tmp_path, old, new):
+    path = tmp_path / "own.safetensors"
+    content = own_file(path)
+    assert old in content
+    changed = content[8:].replace(old, new)
+    length = int.from_bytes(content[:8], "little") + len(changed) - len(content) + 8
+    path.write_bytes(length.to_bytes(8, "little") + changed)
+    tracemalloc.start()
+    with pytest.raises(WeightsError):
+        weights.load(path)
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert memory < MOST_MEMORY
+
+
+def test_many_classes_need_a_file_that_has_them(tmp_path):
+    """Upsampling takes a kernel for each pair of classes: 3000 names would ask for 147 GB."""
+    path = tmp_path / "own.safetensors"
+    content = own_file(path)
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    told = header["__metadata__"]
+    told["model"] = json.dumps(json.loads(told["model"]) | {"num_classes": 3000})
+    told["classes"] = json.dumps([f"class {i}" for i in range(3000)])
+    told["palette"] = json.dumps([[i % 256, i // 256, 0] for i in range(3000)])
+    written = json.dumps(header).encode()
+    path.write_bytes(len(written).to_bytes(8, "little") + written + content[end:])
+    with pytest.raises(WeightsError, match="describes a net that is larger than the file"):
+        weights.load(path)
 
 
 def hdf5_files(folder):

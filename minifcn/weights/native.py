@@ -128,10 +128,7 @@ def load_own(path: str | Path, progress: Progress | None = None) -> Loaded:
     than the net.
     """
     with opened(path) as (_, header):
-        try:
-            model = models.build(rng=Undrawn(np.random.PCG64()), **header.config)
-        except (Error, TypeError, ValueError) as error:
-            raise WeightsError(f"{path}: its net cannot be built: {error}") from error
+        model = _undrawn(path, header)
         _check_classes(path, header.classes, header.palette, model.num_classes)
         if difference := _difference(header, model):
             raise WeightsError(
@@ -141,6 +138,42 @@ def load_own(path: str | Path, progress: Progress | None = None) -> Loaded:
             )
         _fill(model.to(header.dtype), path, progress)
     return Loaded(model, header.classes, header.palette, header.preprocessing, header.origin)
+
+
+class _Bounded(Undrawn):
+    """Zeros for starting weights, but no more than a file has numbers."""
+
+    def __init__(self, path: str | Path, numbers: int) -> None:
+        super().__init__(np.random.PCG64())
+        self.path, self.left = path, numbers
+
+    def standard_normal(self, size: Any = (), *args: Any, **kwargs: Any) -> Any:
+        """Return 0, if the parameter that it is for can be in the file."""
+        self.left -= math.prod(size)
+        if self.left < 0:
+            raise WeightsError(f"{self.path}: describes a net that is larger than the file")
+        return 0.0
+
+
+def _undrawn(path: str | Path, header: Header) -> Any:
+    """Return the net that a file describes, its parameters not read yet.
+
+    A description may be damaged or made up: a net is not built if it has more numbers than the
+    file, or as many classes as would make its upsampling larger.
+    """
+    numbers = sum(math.prod(shape) for shape in header.shapes.values())
+    try:
+        for config in (header.config, *dict(header.config.get("streams", {})).values()):
+            told = config.get("num_classes", len(header.classes))
+            count = sum(told.values()) if isinstance(told, dict) else told
+            _check_classes(path, header.classes, header.palette, count)
+            if str(config.get("model", "")).startswith("fcn") and count**2 > numbers:
+                raise WeightsError(f"{path}: describes a net that is larger than the file")
+        return models.build(rng=_Bounded(path, numbers), **header.config)
+    except WeightsError:
+        raise
+    except (Error, ArithmeticError, AttributeError, MemoryError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: its net cannot be built: {error}") from error
 
 
 def load_into(model: FCN | Classifier, path: str | Path) -> Header:
