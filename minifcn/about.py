@@ -68,7 +68,8 @@ def weight_file(path: str | Path) -> Facts:
         "parameters": f"{numbers:,} numbers ({header.dtype}) in {len(header.shapes)} tensors",
         "classes": f"{len(header.classes)}: {', '.join(header.classes)}",
         "preprocessing": f"{rule.order}, ({pixel} - mean) / std, mean {rule.mean}, std {rule.std}",
-        "origin": header.origin or "not told",
+        "origin": (header.origin or "not told")
+        + (f"\nfrom a file with sha256 {header.source_sha256}" if header.source_sha256 else ""),
         "written by": f"minifcn {header.minifcn}",
     }
 

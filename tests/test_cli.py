@@ -1,5 +1,6 @@
 """The command line: what it prints, where, and with which exit code."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -427,6 +428,13 @@ def test_info_about_this_machine(run):
     assert code == 0
     for text in (minifcn.__version__, np.__version__, "BLAS", "threads", "GPU", "landcover: 181"):
         assert text in out
+
+
+def test_info_names_the_file_that_weights_were_made_from(run, net, tmp_path):
+    code, _, _ = run("convert", net, tmp_path / "five.safetensors", "--classes", "5")
+    assert code == 0
+    _, out, _ = run("info", tmp_path / "five.safetensors")
+    assert f"sha256 {hashlib.sha256(net.read_bytes()).hexdigest()}" in out
 
 
 def test_info_about_a_weight_file(run, net):
