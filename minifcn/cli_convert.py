@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Backbone, CommandError, complain
+from .options import Backbone, check_new, complain
 
 EXAMPLES = (
     "Examples: [cyan]minifcn convert fcn8s-heavy-pascal.caffemodel fcn8s.safetensors[/], "
@@ -79,9 +79,7 @@ def convert(
     from . import weights
     from .progress import show_progress
 
-    weights.check_place(out)
-    if out.exists() and not overwrite:
-        raise CommandError(f"{out} exists: choose another name, or replace it with --overwrite")
+    check_new(out, overwrite)
     options = {} if backbone is None else {"backbone": backbone.value}
     with show_progress("reading") as progress:
         found = weights.convert(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import CommandError, Weights, height_and_width
+from .options import CommandError, Weights, check_new, height_and_width
 
 if TYPE_CHECKING:
     from .weights import Loaded
@@ -80,11 +80,7 @@ def export(
     caffe = ending in (".caffemodel", ".prototxt")
     made = [out.with_suffix(e) for e in (".prototxt", ".caffemodel")] if caffe else [out]
     for path in made:
-        files.check_place(path)
-        if path.exists() and not overwrite:
-            raise CommandError(
-                f"{path} exists: choose another name, or replace it with --overwrite"
-            )
+        check_new(path, overwrite)
     loaded = files.load(weights)
     names = " and ".join(map(str, made))
     print(f"{weights}: {files.title(loaded.model.config)}")

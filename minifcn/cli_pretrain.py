@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import CommandError, Data, Device, Rule, Seed, complain
+from .options import CommandError, Data, Device, Rule, Seed, check_new, complain
 
 EXAMPLE = (
     "Example: [cyan]minifcn pretrain --data landcover --out vgg.safetensors --rotate "
@@ -79,15 +79,13 @@ def pretrain(
 
     import numpy as np
 
-    from . import models, prepare, weights
+    from . import models, prepare
     from .data import PRESETS, open_dataset
     from .pretrain import CLASSIFY, run
     from .progress import TileObserver, show_progress
     from .report import percent
 
-    weights.check_place(out)
-    if out.exists() and not overwrite:
-        raise CommandError(f"{out} exists: choose another name, or replace it with --overwrite")
+    check_new(out, overwrite)
     options = {"width": width, "image_size": image_size, "dropout": dropout}
     if auxiliary:
         if not backbone.startswith("googlenet"):

@@ -29,6 +29,9 @@ FUSED = {"sum": "+", "max": "max"}  # stands between the names of two arrays
 class Undrawn(np.random.Generator):
     """A generator that draws nothing but zeros."""
 
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
     def standard_normal(self, *args: Any, **kwargs: Any) -> Any:
         """Return 0."""
         return 0.0
@@ -44,7 +47,7 @@ def planned(model: str, **options: Any) -> FCN | LateFusion | Classifier:
     >>> planned("vgg16", num_classes=10, width=0.125).fc8
     Linear(512 -> 10)
     """
-    return build(model, rng=Undrawn(np.random.PCG64(0)), **options)
+    return build(model, rng=Undrawn(), **options)
 
 
 class Read(NamedTuple):
@@ -136,10 +139,10 @@ def _coarse_steps(net: FCN, prefix: str = "") -> tuple[list[Step], dict[str, str
             scaled = f"{tap} * {skip.scale}"
             found.append(Step(scaled, None, (Read(tap),), factor=skip.scale))
             tap = found[-1].name
-        offsets = ((0, 0), skip.offset) if skip.crop_finer else (skip.offset, (0, 0))
+        over, under = skip.starts
         for head in net.heads:
             up, finer = add(skip.upsample + head, scores[head]), add(skip.score + head, tap)
-            reads = Read(up, offsets[0]), Read(finer, offsets[1])
+            reads = Read(up, over), Read(finer, under)
             scores[head] = f"{finer} {FUSED[net.fusion]} {up}"
             found.append(Step(scores[head], None, reads, fusion=net.fusion))
     return found, scores

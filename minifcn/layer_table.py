@@ -106,7 +106,7 @@ def layer_table(net: Net, height: int, width: int) -> list[Row]:
         own = [] if layer is None or isinstance(layer, Branches) else layer.parameters()
         row = Row(
             step.name,
-            _kind(net, step),
+            _kind(step),
             getattr(layer, "kernel_size", None),
             getattr(layer, "stride", None),
             getattr(layer, "padding", None),
@@ -145,10 +145,10 @@ def default_size(net: Net) -> Pair:
     return (128, 128) if narrow else (500, 500)
 
 
-def _kind(net: Net, step: Step) -> str:
+def _kind(step: Step) -> str:
     if step.layer is not None:
         return type(step.layer).__name__
-    return "scale" if len(step.reads) == 1 else getattr(net, "fusion", "sum")
+    return "scale" if len(step.reads) == 1 else step.fusion
 
 
 def _multiply_adds(step: Step, x: Shape, y: Shape) -> int:

@@ -84,6 +84,15 @@ def complain(text: str) -> None:
     print(f"minifcn: {text}", file=sys.stderr)
 
 
+def check_new(path: Path, overwrite: bool) -> None:
+    """Refuse a file that cannot be written, or that is there unless it may be replaced."""
+    from .weights import check_place
+
+    check_place(path)
+    if path.exists() and not overwrite:
+        raise CommandError(f"{path} exists: choose another name, or replace it with --overwrite")
+
+
 def height_and_width(text: str) -> tuple[int, int]:
     """Return the two numbers of ``--size``.
 

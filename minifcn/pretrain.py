@@ -178,9 +178,7 @@ def fit_classifier(
         preprocessing,
         seed=seed,
         crop=model.image_size,
-        flip=recipe.flip,
-        flip_vertical=recipe.flip_vertical,
-        rotate=recipe.rotate,
+        **recipe.changes,
     )
     yield from fit(model, loader, recipe, device, loss=classification_loss)
 

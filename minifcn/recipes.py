@@ -96,6 +96,11 @@ class Recipe:
         """How many images make a step."""
         return self.batch_size * self.accumulate
 
+    @property
+    def changes(self) -> dict[str, bool]:
+        """The random changes of images, as a `minifcn.data.Loader` takes them."""
+        return {"flip": self.flip, "flip_vertical": self.flip_vertical, "rotate": self.rotate}
+
 
 QUICK = Recipe(steps=600, lr=0.03, crop=96, max_norm=3.0, name="quick")
 """The quick recipe for FCN-32s: see `quick`."""

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from . import memory, models
 from .data import PRESETS, Dataset, Preprocessing
+from .flow import planned
 from .models import FCN, Classifier
 from .models.surgery import check_loaded, transplant
 from .prepare import ReadOnce, whole_numbers
@@ -154,9 +153,11 @@ def check_nets(
     finest: FCN | None = None
     for number, (name, recipe) in enumerate(stages.items()):
         check_rate(recipe, height * width)
-        net = models.build(name, **options)
-        if number == 0 and start.init is not None:
-            transplant(net, start.init, new_scores=new_scores)
+        # Random weights are drawn only where the starting weights are put among them.
+        init = start.init if number == 0 else None
+        net: Any = planned(name, **options) if init is None else models.build(name, **options)
+        if init is not None:
+            transplant(net, init, new_scores=new_scores)
             check_loaded(net)
         _check_sizes(net, windows, "--crop" if crops else train_set.name)
         _check_sizes(net, read.val_sizes, val_set.name)
@@ -193,6 +194,6 @@ def _check_classes(start: Start, dataset: Dataset, new_scores: bool) -> list[str
 def _check_sizes(net: FCN, sizes: set[tuple[int, int]], source: str) -> None:
     for height, width in sorted(sizes):
         try:
-            net.check_image(np.broadcast_to(np.float32(0), (1, 3, height, width)))
+            net.check_image((1, 3, height, width))
         except ShapeError as error:
             raise TrainingError(f"{source}: {error}") from error

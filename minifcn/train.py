@@ -261,9 +261,7 @@ def run(
             preprocessing,
             seed=seed + number,
             crop=recipe.crop,
-            flip=recipe.flip,
-            flip_vertical=recipe.flip_vertical,
-            rotate=recipe.rotate,
+            **recipe.changes,
         )
         result = _train_stage(
             model, name, loader, recipe, val_set, out / name, eval_every, device, observer

@@ -8,7 +8,6 @@ is the distance between the places at which two chains of layers have their firs
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import count
 from typing import NamedTuple
 
 from .. import nn
@@ -28,6 +27,11 @@ class Skip(NamedTuple):
     scale: float  # the tapped activations are multiplied with this ("at once")
     offset: Pair  # where the larger of the two starts over the other
     crop_finer: bool  # whether the tapped scores are the larger (or the upsampled ones)
+
+    @property
+    def starts(self) -> tuple[Pair, Pair]:
+        """Where the part that both have begins in the upsampled scores, and in the tapped ones."""
+        return ((0, 0), self.offset) if self.crop_finer else (self.offset, (0, 0))
 
 
 class Alignment(NamedTuple):
@@ -146,8 +150,8 @@ def covered(
             return 0
     for skip in alignment.skips:
         up, finer = conv_transpose_size(size, skip.kernel, 2, 0, 0, 1), sizes[skip.tap]
-        first = skip.offset[axis]
-        size = min(up, finer - first) if skip.crop_finer else min(up - first, finer)
+        over, under = skip.starts
+        size = min(up - over[axis], finer - under[axis])
         if size < 1:
             return 0
     whole = conv_transpose_size(size, alignment.kernel, stride, 0, 0, 1)
@@ -195,9 +199,7 @@ def smallest_padding(
     assert isinstance(first, nn.Conv2d)
     before = first.padding
     try:
-        for padding in count():
-            if padding > 200:
-                raise ModelError("no padding of the first layer up to 200 makes the scores fit")
+        for padding in range(201):
             first.padding = (padding, padding)
             try:
                 found = align(layers, taps, stride, {})
@@ -208,7 +210,7 @@ def smallest_padding(
                 return padding
     finally:
         first.padding = before
-    raise AssertionError  # count() does not end
+    raise ModelError("no padding of the first layer up to 200 makes the scores fit")
 
 
 def up_to(layers: Mapping[str, nn.Module], last: str) -> list[nn.Module]:

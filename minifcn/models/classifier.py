@@ -106,9 +106,9 @@ class Classifier(nn.Sequential):
         return dict(self.named_children())
 
     def check(self, x: Any) -> None:
-        """Raise a ShapeError unless x is (N, C, image_size, image_size)."""
-        side = self.image_size
-        if x.ndim != 4 or x.shape[2:] != (side, side):
+        """Raise a ShapeError unless x, or its shape, is (N, C, image_size, image_size)."""
+        side, shape = self.image_size, getattr(x, "shape", x)
+        if len(shape) != 4 or shape[2:] != (side, side):
             rule = f"it takes images (N, C, {side}, {side})"
             fix = "images of that size; models.convolutionalize(net) serves all that are as large"
             raise shape_error(f"classifier {self.config['model']}", rule, fix, x=x)

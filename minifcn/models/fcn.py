@@ -136,13 +136,12 @@ class FCN(nn.Module):
                 up = getattr(self, skip.upsample + head)(scores.pop(head))
                 here = getattr(self, skip.score + head)(finer)
                 # Only where both have pixels: as a rule the one that starts earlier is cropped.
-                starts = ((0, 0), skip.offset) if skip.crop_finer else (skip.offset, (0, 0))
+                over, under = skip.starts
                 height, width = (
-                    min(up.shape[2 + a] - starts[0][a], here.shape[2 + a] - starts[1][a])
-                    for a in (0, 1)
+                    min(up.shape[2 + a] - over[a], here.shape[2 + a] - under[a]) for a in (0, 1)
                 )
-                up = _cropped(up, (height, width), starts[0])
-                here = _cropped(here, (height, width), starts[1])
+                up = _cropped(up, (height, width), over)
+                here = _cropped(here, (height, width), under)
                 scores[head] = FUSIONS[self.fusion](up, here)
                 del up, here
             del finer
@@ -157,17 +156,18 @@ class FCN(nn.Module):
         return {name: getattr(self, name) for name in self.trunk_names}
 
     def check_image(self, x: Any) -> None:
-        """Raise an error unless the net can score every pixel of x.
+        """Raise an error unless the net can score every pixel of x: images, or their shape.
 
         Raises
         ------
         ShapeError
             If x is not (N, C, H, W) with at least one image and one pixel, or too small.
         """
-        if x.ndim != 4 or min(x.shape) < 1:
+        shape = getattr(x, "shape", x)
+        if len(shape) != 4 or min(shape) < 1:
             rule = "x must be (N, C, H, W), with at least one image of one pixel"
             raise shape_error("FCN", rule, "x[None] if it is one image", x=x)
-        layers, size = self.trunk_layers(), x.shape[2:]
+        layers, size = self.trunk_layers(), shape[2:]
         reached = [covered(layers, self.alignment, self.stride, size[a], a) for a in (0, 1)]
         if reached != list(size):
             least = [least_size(layers, self.alignment, self.stride, a) for a in (0, 1)]

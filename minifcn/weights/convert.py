@@ -272,7 +272,7 @@ def _rule(
 def _build(path: Path, chosen: Target, rng: np.random.Generator | None = None) -> Any:
     """Return the net; its trunk is of zeros if no generator is given."""
     try:
-        rng = rng or Undrawn(np.random.PCG64())
+        rng = rng or Undrawn()
         return models.build(chosen.model, rng=rng, **chosen.options)
     except (Error, TypeError, ValueError) as error:
         described = title({"model": chosen.model, **chosen.options})

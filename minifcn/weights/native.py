@@ -144,7 +144,7 @@ class _Bounded(Undrawn):
     """Zeros for starting weights, but no more than a file has numbers."""
 
     def __init__(self, path: str | Path, numbers: int) -> None:
-        super().__init__(np.random.PCG64())
+        super().__init__()
         self.path, self.left = path, numbers
 
     def standard_normal(self, size: Any = (), *args: Any, **kwargs: Any) -> Any:
@@ -248,7 +248,7 @@ def _pieces(path: str | Path) -> Iterator[tuple[str, slice, np.ndarray]]:
         for name, place in places(path).items():
             file.seek(place)
             shape = header.shapes[name]
-            for rows in row_pieces(np.broadcast_to(np.float32(0), shape)):  # for its size only
+            for rows in row_pieces(shape[0]):
                 part = (rows.stop - rows.start, *shape[1:])
                 yield name, rows, np.fromfile(file, dtype, math.prod(part)).reshape(part)
 

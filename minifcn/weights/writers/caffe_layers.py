@@ -99,7 +99,7 @@ class _Translation:
         for step in every:
             self.tops[step.name] = self.translate(step)
         if isinstance(net, FCN):
-            net.check_image(np.broadcast_to(np.float32(0), self.shapes[IMAGE]))
+            net.check_image(self.shapes[IMAGE])
             for head in net.heads:
                 self.crop(f"score{head}", self.tops[net.last + head], DATA, net.offset)
 

@@ -109,7 +109,7 @@ class _Translation:
     def __init__(self, net: Net, size: Pair | None) -> None:
         self.shapes, self.fixed = shapes(net, *(size or USUAL_SIZE)), size is not None
         if size is not None:
-            _check_size(net, np.broadcast_to(np.float32(0), self.shapes[IMAGE]))
+            _check_size(net, self.shapes[IMAGE])
         self.nodes: list[Node] = []
         self.arrays: dict[str, np.ndarray] = {}
         self.parameters = {id(parameter): name for name, parameter in net.named_parameters()}
@@ -317,8 +317,8 @@ TYPES: list[tuple[type[nn.Module], str, Settings]] = [
 """Our layers, ONNX's types, and what writes the settings down."""
 
 
-def _check_size(net: Net, image: np.ndarray) -> None:
-    """Raise a ShapeError if a net cannot take an image."""
+def _check_size(net: Net, image: Shape) -> None:
+    """Raise a ShapeError if a net cannot take images of a shape."""
     if isinstance(net, FCN):
         net.check_image(image)
     elif isinstance(net, LateFusion):
