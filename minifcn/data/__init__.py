@@ -1,6 +1,17 @@
 """Data sets, preprocessing, random changes and batches."""
 
-from minifcn.data.dataset import IGNORE, DataError, Dataset, Sample, check_label, count_pixels
+from minifcn.data.dataset import (
+    IGNORE,
+    DataError,
+    Dataset,
+    Head,
+    Sample,
+    check_label,
+    count_pixels,
+    heads_of,
+    streams_of,
+)
+from minifcn.data.files import Files, Item
 from minifcn.data.folder import folder
 from minifcn.data.images import read_image, read_label, save_image, save_label, voc_palette
 from minifcn.data.landcover import landcover
@@ -20,7 +31,7 @@ from minifcn.data.preprocessing import (
     Preprocessing,
 )
 from minifcn.data.shapes import shapes
-from minifcn.data.sources import open_dataset
+from minifcn.data.sources import open_dataset, splits_of
 from minifcn.data.transforms import (
     augment,
     colour_jitter,
@@ -47,6 +58,9 @@ __all__ = [
     "Batch",
     "DataError",
     "Dataset",
+    "Files",
+    "Head",
+    "Item",
     "Loader",
     "Preprocessing",
     "Sample",
@@ -55,6 +69,7 @@ __all__ = [
     "colour_jitter",
     "count_pixels",
     "folder",
+    "heads_of",
     "landcover",
     "open_dataset",
     "random_crop",
@@ -65,5 +80,7 @@ __all__ = [
     "save_image",
     "save_label",
     "shapes",
+    "splits_of",
+    "streams_of",
     "voc_palette",
 ]

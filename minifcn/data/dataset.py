@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -21,9 +22,11 @@ class Sample(NamedTuple):
     Attributes
     ----------
     image
-        uint8 (H, W, 3), red, green, blue.
+        uint8 (H, W, 3), red, green, blue. Where a data set has other channels, too (depth), it has
+        (H, W, C), those of all its `streams_of` side by side, and float32 if one is no colour.
     label
-        uint8 (H, W), a class number for each pixel; 255 where the pixel is to be ignored.
+        uint8 (H, W), a class number for each pixel; 255 where the pixel is to be ignored. Where a
+        data set has several kinds of labels, (H, W, kinds) in the order of its `heads_of`.
     name
         What to call the sample in messages and file names.
     """
@@ -33,8 +36,18 @@ class Sample(NamedTuple):
     name: str
 
 
+class Head(NamedTuple):
+    """One kind of labels: the names of its classes, and the colour of each, uint8 (K, 3)."""
+
+    classes: tuple[str, ...]
+    palette: np.ndarray
+
+
 class Dataset(Protocol):
     """What every data set offers; anything with these members is one.
+
+    One with more than one kind of labels has a member ``heads``, too, and one with more than one
+    kind of images ``streams``: see `heads_of` and `streams_of`.
 
     Attributes
     ----------
@@ -58,6 +71,31 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample:
         """Return sample number ``index``; IndexError beyond the last, so that loops end."""
+
+
+def heads_of(dataset: Dataset) -> dict[str, Head]:
+    """Return the kinds of labels of a data set, by name; the name is "" if there is only one.
+
+    >>> from minifcn.data import shapes
+    >>> heads_of(shapes("val"))[""].classes
+    ('background', 'circle', 'square', 'triangle')
+    """
+    heads: Mapping[str, Head] | None = getattr(dataset, "heads", None)
+    return dict(heads) if heads else {"": Head(dataset.classes, dataset.palette)}
+
+
+def streams_of(dataset: Dataset) -> dict[str, int]:
+    """Return the channels of each kind of image of a data set, by name, in their order.
+
+    A net sees all channels of one stream together; for each further stream there is a net of its
+    own (late fusion). The name is "" if there is only one.
+
+    >>> from minifcn.data import shapes
+    >>> streams_of(shapes("val"))
+    {'': 3}
+    """
+    streams: Mapping[str, int] | None = getattr(dataset, "streams", None)
+    return dict(streams) if streams else {"": 3}
 
 
 def check_label(label: np.ndarray, num_classes: int, source: object) -> None:
