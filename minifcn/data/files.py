@@ -50,8 +50,8 @@ class Files:
     streams
         As for `minifcn.data.streams_of`; None for three channels of colour.
     presets
-        Rules of `Preprocessing` for these images, by name; ``"published"`` is the one that published
-        nets for this data set were trained with.
+        Rules of `Preprocessing` for these images, by name; ``"published"`` is the one of published
+        nets for this data set.
 
     Raises
     ------
@@ -136,6 +136,6 @@ def check_items(name: str, items: Sequence[Item]) -> None:
     if missing:
         file, item = missing[0]
         raise DataError(
-            f"{file}: no such {'label' if file in item.labels else 'image'} file, for {item.name!r} "
-            f"of {name} ({len(missing)} files of {len(items)} samples are missing)"
+            f"{file}: no such {'label' if file in item.labels else 'image'} file, for "
+            f"{item.name!r} of {name} ({len(missing)} files of {len(items)} samples are missing)"
         )
