@@ -1,0 +1,41 @@
+"""The kernels for NVIDIA GPUs: each does there what a function of `minifcn.kernels` does on a CPU.
+
+Without them everything runs on a GPU as well, by CuPy's own functions, in many more steps:
+`plain` switches to that, for comparison. Read a kernel's twin first; then its text in the file
+with the ending ``.cu``, which says how the work is dealt out to the threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ...backend import Array, is_numpy
+
+
+class _Setting(threading.local):
+    plain = False
+
+
+_setting = _Setting()
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Compute with CuPy's own functions only, in this thread."""
+    before, _setting.plain = _setting.plain, True
+    try:
+        yield
+    finally:
+        _setting.plain = before
+
+
+def on(array: Array) -> bool:
+    """Tell whether our kernels work on this array: float32, on a GPU, and not switched off.
+
+    >>> import numpy as np
+    >>> on(np.zeros(3, np.float32))
+    False
+    """
+    return not is_numpy(array) and array.dtype.str == "<f4" and not _setting.plain
