@@ -23,9 +23,10 @@ from hed import HED, load, packaged_weights
 import minifcn as mf
 from minifcn import data, models, nn
 from minifcn.data import landcover
+from minifcn.evaluation import evaluate
 from minifcn.models.vgg import VGG16, convolutions
 from minifcn.recipes import Recipe
-from minifcn.train import evaluate, fit
+from minifcn.train import fit
 from minifcn.weights import WeightsError
 
 SCALED = replace(data.CAFFE, std=(64.0, 64.0, 64.0))
@@ -93,7 +94,7 @@ def main() -> None:
             if step.step % 20 == 0:
                 print(f"step {step.step}: loss {np.mean(losses[-20:]):.3f}", flush=True)
         seconds = time.perf_counter() - start
-        matrix = evaluate(net, val_set, SCALED)
+        (matrix,) = evaluate(net, val_set, SCALED).values()
     except mf.Error as error:
         sys.exit(f"error: {error}")
     print("moved:", movement(before, net))

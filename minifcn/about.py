@@ -1,4 +1,4 @@
-"""Facts that commands tell: about this machine, a weight file, a model, an evaluation."""
+"""Facts that commands tell: about this machine, a weight file, a model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import threadpoolctl
@@ -20,7 +19,6 @@ from .backend import probe_cuda
 from .data import Dataset, landcover, shapes
 from .flow import Net
 from .kernels.threads import num_threads
-from .metrics import ConfusionMatrix
 from .tiling import margins
 
 Facts: TypeAlias = dict[str, str]  # in the order in which they are shown
@@ -66,10 +64,15 @@ def weight_file(path: str | Path) -> Facts:
         "file": f"{path} ({Path(path).stat().st_size / 1e6:,.1f} MB)",
         "model": weights.title(header.config),
         "parameters": f"{numbers:,} numbers ({header.dtype}) in {len(header.shapes)} tensors",
-        "classes": f"{len(header.classes)}: {', '.join(header.classes)}",
-        "preprocessing": f"{rule.order}, ({pixel} - mean) / std, mean {rule.mean}, std {rule.std}",
+        "classes": "\n".join(
+            f"{name} {len(head.classes)}: {', '.join(head.classes)}".lstrip()
+            for name, head in header.heads.items()
+        ),
+        "preprocessing": f"{rule.channel_order}, ({pixel} - mean) / std, mean {rule.mean}, "
+        f"std {rule.std}",
         "origin": (header.origin or "not told")
         + (f"\nfrom a file with sha256 {header.source_sha256}" if header.source_sha256 else ""),
+        "trained on": f"{len(header.trained_on):,} images" if header.trained_on else "not told",
         "written by": f"minifcn {header.minifcn}",
     }
 
@@ -127,31 +130,6 @@ def memory_facts(net: Net, height: int, width: int) -> Facts:
     return {
         "inference": line(need, "weights", "arrays"),
         "training step": line(training, "weights and momenta", "arrays and gradients"),
-    }
-
-
-def evaluation(
-    matrix: ConfusionMatrix, classes: Sequence[str], absent: Literal["zero", "exclude"] = "zero"
-) -> dict[str, Any]:
-    """Return everything that was measured, ready for JSON; None where there is nothing to say.
-
-    >>> evaluation(ConfusionMatrix(2), ["sea", "land"])["classes"]["sea"]
-    {'iu': None, 'accuracy': None, 'pixels': 0}
-    """
-
-    def known(value: float) -> float | None:
-        return None if math.isnan(value) else float(value)
-
-    summary = matrix.summary() | {"mean_iu": matrix.mean_iu(absent)}
-    rows = zip(classes, matrix.iu(), matrix.accuracy(), matrix.matrix.sum(axis=1), strict=True)
-    return {
-        **{name: known(value) for name, value in summary.items()},
-        "absent": absent,
-        "classes": {
-            name: {"iu": known(iu), "accuracy": known(accuracy), "pixels": int(pixels)}
-            for name, iu, accuracy, pixels in rows
-        },
-        "confusion": matrix.matrix.tolist(),
     }
 
 

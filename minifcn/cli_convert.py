@@ -104,7 +104,7 @@ def convert(
     print(f"{out}: {weights.title(found.net.config)}")
     rule = found.preprocessing
     print(
-        f"images: {rule.order}, ({rule.scale:.6g} * pixel - {_numbers(rule.mean)}) / "
+        f"images: {rule.channel_order}, ({rule.scale:.6g} * pixel - {_numbers(rule.mean)}) / "
         f"{_numbers(rule.std)}"
     )
     print(f"from: {found.origin}, sha256 {found.source_sha256}")
@@ -114,5 +114,5 @@ def convert(
             break
 
 
-def _numbers(values: tuple[float, float, float]) -> str:
+def _numbers(values: tuple[float, ...]) -> str:
     return f"({', '.join(f'{value:.6g}' for value in values)})"

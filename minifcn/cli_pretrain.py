@@ -34,10 +34,16 @@ def pretrain(
         Path, typer.Option(metavar="FILE.safetensors", help="Weight file.", show_default=False)
     ],
     val: Annotated[
-        str | None, typer.Option(help="Data to measure on.", show_default="as --data")
+        str | None,
+        typer.Option(metavar="SPEC", help="Data to measure on.", show_default="as --data"),
     ] = None,
-    train_split: Annotated[str, typer.Option(help="Part of the data to learn from.")] = "train",
-    val_split: Annotated[str, typer.Option(help="Part of it to measure on.")] = "val",
+    train_split: Annotated[
+        str | None,
+        typer.Option(help="Part of the data to learn from.", show_default="train, or trainval"),
+    ] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="Part of it to measure on.", show_default="val, or test")
+    ] = None,
     backbone: Annotated[Net, typer.Option(help="The classifier.")] = Net.vgg16,
     width: Annotated[
         float, typer.Option(help="Its channels, as a share of the published net's.")
@@ -80,7 +86,7 @@ def pretrain(
     import numpy as np
 
     from . import models, prepare
-    from .data import PRESETS, open_dataset
+    from .data import heads_of, presets_of, streams_of
     from .pretrain import CLASSIFY, run
     from .progress import TileObserver, show_progress
     from .report import percent
@@ -103,7 +109,18 @@ def pretrain(
         rotate=rotate,
         crop=image_size,
     )
-    train_set, val_set = open_dataset(data, train_split), open_dataset(val or data, val_split)
+    train_set, val_set = prepare.open_both(data, val, train_split, val_split)
+    if len(heads_of(train_set)) > 1 or list(streams_of(train_set).values()) != [3]:
+        raise CommandError(
+            f"{train_set.name}: a classifier learns from images of three channels with one kind of "
+            "labels: choose one (?labels=..., ?input=...)"
+        )
+    presets = presets_of(train_set)
+    if preprocessing not in presets:
+        raise CommandError(
+            f"--preprocessing {preprocessing}: {train_set.name} has no rule of that name: use one "
+            f"of {', '.join(presets)}"
+        )
     rng = np.random.default_rng(seed)
     model = models.build(backbone.value, num_classes=len(train_set.classes), rng=rng, **options)
     with show_progress("images read") as progress:
@@ -117,10 +134,11 @@ def pretrain(
             val_set,
             out,
             recipe,
-            preprocessing=PRESETS[preprocessing],
+            preprocessing=presets[preprocessing],
             eval_every=eval_every,
             seed=seed,
             device=device,
+            trained_on=found.trained_on,
             observer=observer,
         )
     accuracy = result.matrix.pixel_accuracy()

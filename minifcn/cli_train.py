@@ -15,14 +15,17 @@ from .options import (
     Fusion,
     RecipeName,
     Rule,
+    Sampling,
     Seed,
+    Sizes,
     complain,
 )
 
-EXAMPLE = (
-    "Example, of about 6 minutes: [cyan]minifcn train --data landcover --out longer "
-    "--preprocessing landcover --flip-vertical --rotate --steps 1000,800,4000[/]"
-)
+EXAMPLE = """Example, of about 6 minutes: [cyan]minifcn train --data landcover --out longer \
+--preprocessing landcover --flip-vertical --rotate --steps 1000,800,4000[/]
+
+As released, in days: [cyan]minifcn train --data voc:VOC2011 --init vgg16.safetensors \
+--recipe heavy --out fcn[/]"""
 NET = "The net (not given: that of --init, or the released one)"
 NUMBERS = "Numbers of the training (not given: those of the recipe)"
 
@@ -31,10 +34,16 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the results.", show_default=False)],
     val: Annotated[
-        str | None, typer.Option(help="Data to measure on.", show_default="as --data")
+        str | None,
+        typer.Option(metavar="SPEC", help="Data to measure on.", show_default="as --data"),
     ] = None,
-    train_split: Annotated[str, typer.Option(help="Part of the data to learn from.")] = "train",
-    val_split: Annotated[str, typer.Option(help="Part of it to measure on.")] = "val",
+    train_split: Annotated[
+        str | None,
+        typer.Option(help="Part of the data to learn from.", show_default="train, or trainval"),
+    ] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="Part of it to measure on.", show_default="val, or test")
+    ] = None,
     stages: Annotated[
         str | None,
         typer.Option(
@@ -50,14 +59,21 @@ def train(
         ),
     ] = RecipeName.quick,
     init: Annotated[
-        Path | None,
-        typer.Option(help="Weights to start from, an FCN's or a classifier's; they name the net."),
+        list[Path] | None,
+        typer.Option(
+            help="Weights to start from, an FCN's or a classifier's; they name the net. For images "
+            "of several streams one file, or one for each."
+        ),
     ] = None,
     new_scores: Annotated[
         bool, typer.Option("--new-scores", help="Take all of --init but its score layers.")
     ] = False,
     preprocessing: Annotated[
-        Rule | None, typer.Option(help="Of pixels.", show_default="that of --init, or unit")
+        Rule | None,
+        typer.Option(
+            help="Of pixels; published: as for the released nets of these data.",
+            show_default="that of --init, or unit",
+        ),
     ] = None,
     eval_every: Annotated[
         int, typer.Option(min=1, help="Steps to an evaluation; there is one at the end anyway.")
@@ -67,6 +83,9 @@ def train(
     ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that read images ahead of the training.")
+    ] = 0,
     backbone: Annotated[
         Backbone | None, typer.Option(rich_help_panel=NET, show_default="that of --init, or small")
     ] = None,
@@ -165,19 +184,50 @@ def train(
             "--rotate", help="Turn by 90, 180 or 270 degrees at random.", rich_help_panel=NUMBERS
         ),
     ] = False,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Change the size at random, by a factor between these.",
+            rich_help_panel=NUMBERS,
+        ),
+    ] = None,
+    jitter: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Change brightness and contrast at random, by up to this share.",
+            rich_help_panel=NUMBERS,
+        ),
+    ] = None,
+    sampling: Annotated[
+        Sampling | None,
+        typer.Option(
+            help="Each image once in an epoch, or any at any time.", rich_help_panel=NUMBERS
+        ),
+    ] = None,
+    sizes: Annotated[
+        Sizes | None,
+        typer.Option(
+            help="Of images of several sizes: pad the smaller ones, or put equal ones together.",
+            rich_help_panel=NUMBERS,
+        ),
+    ] = None,
 ) -> None:
     """Train nets stage by stage: FCN-32s, FCN-16s from its best weights, FCN-8s from those."""
     from . import prepare
-    from .data import open_dataset
     from .progress import TerminalObserver, print_table, results_table, show_progress
     from .recipes import plan
     from .report import Row
     from .start import check_nets, starting_point
     from .train import run
 
+    train_set, val_set = prepare.open_both(data, val, train_split, val_split)
     start = starting_point(
-        init,
-        preprocessing,
+        train_set,
+        init or (),
+        preprocessing and preprocessing.value,
         backbone=backbone and backbone.value,
         width=width,
         widths=widths,
@@ -198,6 +248,10 @@ def train(
         "flip": flip,
         "flip_vertical": flip_vertical or None,
         "rotate": rotate or None,
+        "scale": None if scale is None else prepare.two_factors("--scale", scale),
+        "jitter": jitter,
+        "sampling": sampling and sampling.value,
+        "sizes": sizes and sizes.value,
     }
     changes: dict[str, Any] = {name: n for name, n in numbers.items() if n is not None}
     if crop is not None:
@@ -214,11 +268,12 @@ def train(
             f"{out} holds the results of an earlier run ({', '.join(earlier)}): choose another "
             "folder, or replace them with --overwrite"
         )
-    train_set, val_set = open_dataset(data, train_split), open_dataset(val or data, val_split)
     with show_progress("images read") as progress:
         found = prepare.check_data(train_set, val_set, recipes[names[0]], progress)
     memory, warnings = check_nets(recipes, start, train_set, val_set, found, new_scores, device)
     complain(memory)
+    if start.init is not None and start.preset:
+        complain(f"images are prepared by the rule {start.preset!r} of {train_set.name}")
     for warning in [*found.warnings, *warnings]:
         complain(f"warning: {warning}")
     prepare.clear_folder(out)
@@ -236,11 +291,14 @@ def train(
             eval_every=eval_every,
             seed=seed,
             device=device,
+            workers=workers,
+            trained_on=found.trained_on | start.trained_on,
             observer=observer,
         )
     rows = [
-        Row(f"{name}, best at step {result.step}", result.matrix, result.seconds)
+        Row(f"{name} {head}".strip() + f", best at step {result.step}", matrix, result.seconds)
         for name, result in results.items()
+        for head, matrix in result.matrices.items()
     ]
     print_table(results_table(rows))
     print(f"The nets are in {out}; for example, {out / names[-1] / 'best.safetensors'}.")

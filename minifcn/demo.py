@@ -13,8 +13,9 @@ from PIL import Image
 from . import about, viz
 from .baselines import evaluate_baselines
 from .data import LANDCOVER, Dataset, landcover
+from .data.fingerprint import fingerprints
 from .data.images import save_image
-from .models import FCN
+from .models import FCN, LateFusion
 from .predict import predict
 from .prepare import check_folder, clear_folder
 from .progress import learned, print_table, results_table
@@ -100,6 +101,7 @@ def run_demo(
         options=DEMO_OPTIONS,
         preprocessing=DEMO_PREPROCESSING,
         seed=seed,
+        trained_on=fingerprints(train_set),
         observer=observer,
     )
     rows = {
@@ -140,7 +142,7 @@ def run_demo(
     return metrics
 
 
-def draw(nets: Mapping[str, FCN], val_set: Dataset) -> list[Example]:
+def draw(nets: Mapping[str, FCN | LateFusion], val_set: Dataset) -> list[Example]:
     """Return image, truth and each net's answer for the tiles to draw."""
     samples = {sample.name: sample for sample in val_set}  # type: ignore[attr-defined]
     examples = []
@@ -180,7 +182,7 @@ def _summary(rows: Mapping[str, Row]) -> str:
     )
 
 
-def _told(recipe: Recipe, net: FCN) -> str:
+def _told(recipe: Recipe, net: FCN | LateFusion) -> str:
     return (
         f"{learned(net):,} parameters, {recipe.steps} steps of {recipe.batch_size} images, "
         f"learning rate {recipe.lr:g}"

@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 
 from minifcn.backend import Array, Error, to_numpy
+from minifcn.shown import Shown
 
 LEAST = np.iinfo(np.int64).min + 1  # less than any class number, or its negative
 
@@ -30,7 +31,7 @@ class MetricError(Error, ValueError):
     """Labels or predictions that cannot be counted."""
 
 
-class ConfusionMatrix:
+class ConfusionMatrix(Shown):
     """Counts of (true class, predicted class) pairs over any number of images.
 
     Parameters
@@ -168,12 +169,15 @@ class ConfusionMatrix:
         present = true > 0
         return float(_ratio(np.sum(true[present] * self.iu()[present]), true.sum()))
 
-    def summary(self) -> dict[str, float]:
-        """Return the four numbers of the paper by name; all NaN where nothing was counted."""
+    def summary(self, absent: Literal["zero", "exclude"] = "zero") -> dict[str, float]:
+        """Return the four numbers of the paper by name; all NaN where nothing was counted.
+
+        ``absent`` is as for :meth:`mean_iu`.
+        """
         return {
             "pixel_accuracy": self.pixel_accuracy(),
             "mean_accuracy": self.mean_accuracy(),
-            "mean_iu": self.mean_iu(),
+            "mean_iu": self.mean_iu(absent),
             "fw_iu": self.fw_iu(),
         }
 

@@ -56,6 +56,22 @@ class Rule(StrEnum):
     unit = "unit"
     landcover = "landcover"
     caffe = "caffe"
+    published = "published"
+
+
+class Sampling(StrEnum):
+    """In which order images are learnt from."""
+
+    epochs = "epochs"
+    replacement = "replacement"
+
+
+class Sizes(StrEnum):
+    """What becomes of images of several sizes."""
+
+    same = "same"
+    pad = "pad"
+    bucket = "bucket"
 
 
 Weights = Annotated[
@@ -75,7 +91,14 @@ def _usable(device: str) -> str:
 Device = Annotated[
     str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.", callback=_usable)
 ]
-Data = Annotated[str, typer.Option(help="landcover, shapes or folder:PATH.", show_default=False)]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="SPEC",
+        help="landcover, folder:PATH, voc:PATH...; minifcn data list shows all.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of all random numbers.")]
 
 

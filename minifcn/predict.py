@@ -1,49 +1,61 @@
-"""Labelling images with a trained net: one array, or files."""
+"""Labelling images with a trained net: one array, files, or the images of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .autograd import Tensor
-from .backend import Error, to_device, to_numpy, xp_of
-from .data import Preprocessing, read_image, save_label
+from .backend import Error, to_device
+from .data import (
+    Dataset,
+    Preprocessing,
+    channels_in_words,
+    read_image,
+    save_label,
+    streams_of,
+)
 from .data.folder import IMAGE_ENDINGS
 from .data.images import save_image
-from .nn import Module, evaluation_mode
+from .labelling import PredictionError, most_likely
+from .nn import Module
+from .sample_pictures import stream_pictures
 from .tiling import Tile, TileSize, cut
 from .viz import annotated
 from .weights import Loaded
 
-ROWS = 64  # whose classes are found at a time
-
-
-class PredictionError(Error, ValueError):
-    """Images that cannot be labelled, or results that must not be written."""
+Source: TypeAlias = Path | Dataset  # of images: a file, or all those of a data set
 
 
 class Prediction(NamedTuple):
-    """An image file, and the two files made of it.
+    """An image, and the files made of it: two for each head of the net.
 
     Attributes
     ----------
     image
-        What was read.
-    label
-        PNG of class numbers, in the classes' colours.
-    overlay
-        PNG of the image under the colours, with a legend.
+        The file that was read, or the data set and the name of the image.
+    labels
+        PNGs of class numbers, in the classes' colours, by head.
+    overlays
+        PNGs of the image under the colours, with a legend, by head.
     tiles
         The parts of the image that the net saw, one if it saw it as a whole.
     """
 
-    image: Path
-    label: Path
-    overlay: Path
+    image: Path | str
+    labels: dict[str, Path]
+    overlays: dict[str, Path]
     tiles: tuple[Tile, ...] = ()
+
+
+class Job(NamedTuple):
+    """What is to be done for an image."""
+
+    result: Prediction
+    read: Callable[[], np.ndarray]  # returns the image, (H, W, C)
 
 
 def predict(
@@ -54,15 +66,16 @@ def predict(
     *,
     tile: TileSize = "auto",
     progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
+) -> Any:
     """Return the most likely class of each pixel of an image.
 
     Parameters
     ----------
     model
-        A net from (1, 3, H, W) to scores (1, K, H, W).
+        A net from (1, C, H, W) to scores (1, K, H, W), or to a dictionary of these by head.
     image
-        uint8 (H, W, 3), red, green, blue, of any size (`minifcn.data.read_image` gives this).
+        uint8 (H, W, 3), red, green, blue, of any size (`minifcn.data.read_image` gives this); for
+        nets that take other channels as in a `minifcn.data.Sample`.
     preprocessing
         What the net was trained with; a weight file holds it.
     device
@@ -75,14 +88,14 @@ def predict(
     Returns
     -------
     numpy.ndarray
-        uint8 (H, W), class numbers.
+        uint8 (H, W), class numbers. A net with several heads gives a dictionary of these.
 
     Raises
     ------
     PredictionError
         If the image is not one image, does not fit into memory, or makes the scores overflow.
     DataError
-        If the image is not uint8 with three channels.
+        If the image has not the type or the channels that the net was trained with.
     TilingError
         If this net cannot be given such tiles.
 
@@ -95,11 +108,13 @@ def predict(
     """
     if image.ndim != 3 or image.size == 0:
         raise PredictionError(
-            f"image has shape {image.shape}: it must be (H, W, 3), with at least one pixel"
+            f"image has shape {image.shape}: it must be (H, W, {preprocessing.channels}), with at "
+            "least one pixel"
         )
     _move(model, device)
     parts = cut(model, image.shape[0], image.shape[1], tile)
-    return _label(model, image, preprocessing, parts, progress)
+    labels = most_likely(model, image, preprocessing, parts, progress)
+    return labels.get("", labels)
 
 
 def _move(model: Module, device: str | None) -> None:
@@ -107,52 +122,6 @@ def _move(model: Module, device: str | None) -> None:
     if device:
         to_device(np.zeros(1), device)
         model.to(device)
-
-
-def _label(
-    model: Module,
-    image: np.ndarray,
-    preprocessing: Preprocessing,
-    parts: Sequence[Tile],
-    progress: Callable[[int, int], None] | None,
-) -> np.ndarray:
-    """Return the most likely class of each pixel, part by part: see `predict`."""
-    label = np.empty(image.shape[:2], np.uint8)
-    for done, tile in enumerate(parts, start=1):
-        _label_part(model, image, preprocessing, tile, label)
-        if progress:
-            progress(done, len(parts))
-    return label
-
-
-def _label_part(
-    model: Module, image: np.ndarray, preprocessing: Preprocessing, tile: Tile, label: np.ndarray
-) -> None:
-    """Write the classes of a tile to label (H, W); the scores end here, before the next tile's."""
-    rows, columns = tile
-    seen = image[rows.seen, columns.seen]
-    first = next(iter(model.parameters()))
-    try:
-        # (h, w, 3) -> (1, 3, h, w), with the net's kind of numbers, where the net is
-        x = preprocessing(seen)[None].astype(first.dtype, copy=False)
-        with evaluation_mode(model):
-            scores = model(Tensor(to_device(x, first.device))).data
-    except MemoryError as error:
-        raise PredictionError(
-            f"an image of {seen.shape[0]} x {seen.shape[1]} pixels (height x width) needs more "
-            f"memory than there is ({error}): make it smaller, or use (smaller) tiles"
-        ) from error
-    scores, kept = scores[0, :, rows.inner, columns.inner], label[rows.kept, columns.kept]
-    if not xp_of(scores).isfinite(scores.max()):
-        raise PredictionError(
-            "the net's scores are not finite: its weights have overflowed, or it was trained with "
-            "another preprocessing"
-        )
-    for top in range(0, len(kept), ROWS):  # argmax takes memory for a copy, and for 64 bits a pixel
-        some = slice(top, top + ROWS)
-        kept[some] = to_numpy(
-            scores[:, some].argmax(axis=0).astype(np.uint8)
-        )  # (K, h, w) -> (h, w)
 
 
 def find_images(inputs: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
@@ -185,56 +154,118 @@ def find_images(inputs: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     return images, skipped
 
 
-def plan(images: Sequence[Path], out: Path) -> list[Prediction]:
-    """Return which files would be made, after checking that none overwrites another or an image.
+def plan(sources: Sequence[Source], out: Path, heads: Sequence[str] = ("",)) -> list[Job]:
+    """Return what would be done, after checking that no result overwrites another or an image.
+
+    The results of the first head are called NAME.png and NAME_overlay.png, those of the others
+    NAME_HEAD.png and NAME_HEAD_overlay.png.
 
     Raises
     ------
     PredictionError
-        If two images would have results of one name, or a result would replace an image.
+        If two images would have results of one name, a result would replace an image, or the name
+        of an image leads out of the folder.
     """
-    wanted: dict[Path, Path] = {}
-    originals = {image.resolve() for image in images}
-    jobs = [
-        Prediction(image, out / f"{image.stem}.png", out / f"{image.stem}_overlay.png")
-        for image in dict.fromkeys(images)
-    ]
-    for job in jobs:
-        for result in (job.label, job.overlay):
-            other = wanted.setdefault(result, job.image)
-            if other != job.image:
+    wanted: dict[Path, Path | str] = {}
+    jobs, originals = [], set()
+    for image, name, files, read in _images(sources):
+        place = PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts or "\\" in name:
+            raise PredictionError(
+                f"{image}: the results of this image would lie outside of {out}: rename it"
+            )
+        stems = [f"{name}_{head}" if number else name for number, head in enumerate(heads)]
+        labels = {head: out / f"{stem}.png" for head, stem in zip(heads, stems, strict=True)}
+        overlays = {
+            head: out / f"{stem}_overlay.png" for head, stem in zip(heads, stems, strict=True)
+        }
+        jobs.append(Job(Prediction(image, labels, overlays), read))
+        originals |= {file.resolve() for file in files}
+    for result, _ in jobs:
+        for file in (*result.labels.values(), *result.overlays.values()):
+            other = wanted.setdefault(file, result.image)
+            if other != result.image:
                 raise PredictionError(
-                    f"{other} and {job.image} would both be written to {result}: rename one of "
+                    f"{other} and {result.image} would both be written to {file}: rename one of "
                     "them, or write them to different folders"
                 )
-            if result.resolve() in originals:
+            if file.resolve() in originals:
                 raise PredictionError(
-                    f"{result} is one of the images, and the result of {job.image} would replace "
+                    f"{file} is one of the images, and the result of {result.image} would replace "
                     "it: choose another folder for the results"
                 )
     return jobs
 
 
+def _images(
+    sources: Sequence[Source],
+) -> Iterator[tuple[Path | str, str, Iterable[Path], Callable[[], np.ndarray]]]:
+    """Yield each image once: what it is, the name for its results, its files, how to read it."""
+    seen: set[Path] = set()
+    for source in sources:
+        if isinstance(source, Path):
+            if source not in seen:
+                seen.add(source)
+                yield source, source.stem, [source], partial(read_image, source)
+            continue
+        items = getattr(source, "items", None)
+        for index in range(len(source)):
+            # Names and files are known without reading, where a data set is one of files.
+            name = items[index].name if items else source[index].name
+            files = (*items[index].images, *items[index].labels) if items else ()
+            yield f"{source.name}: {name}", name, files, partial(_image_of, source, index)
+
+
+def _image_of(dataset: Dataset, index: int) -> np.ndarray:
+    return dataset[index].image
+
+
+def check_channels(loaded: Loaded, sources: Iterable[Source]) -> None:
+    """Make sure that a net takes the channels that images have.
+
+    Raises
+    ------
+    PredictionError
+        With the channels of both.
+    """
+    takes = loaded.model.streams
+    for source in sources:
+        if isinstance(source, Path):
+            if list(takes.values()) != [3]:
+                raise PredictionError(
+                    f"{source}: the net takes images with {channels_in_words(takes)} channels, "
+                    "and an image file is read as three (red, green, blue): name the data set that "
+                    "has all of them, such as nyud:PATH?split=test&input=color+hha"
+                )
+        elif streams_of(source) != takes:
+            raise PredictionError(
+                f"{source.name}: its images have {channels_in_words(streams_of(source))} channels, "
+                f"the net takes {channels_in_words(takes)}: choose the data that it was trained for"
+            )
+
+
 def predict_files(
     loaded: Loaded,
-    images: Sequence[Path],
+    images: Sequence[Source],
     out: str | Path,
     *,
     device: str | None = None,
     tile: TileSize = "auto",
     progress: Callable[[float, int], None] | None = None,
 ) -> list[Prediction]:
-    """Label image files: write NAME.png and NAME_overlay.png into a folder for each.
+    """Label images: write NAME.png and NAME_overlay.png into a folder for each.
 
     NAME.png holds class numbers and shows them in the classes' colours. NAME_overlay.png shows the
-    image under the colours, with a legend of the classes that occur and their shares.
+    image under the colours, with a legend of the classes that occur and their shares. For further
+    heads of the net see `plan`.
 
     Parameters
     ----------
     loaded
         The net and its facts, from `minifcn.weights.load`.
     images
-        Files in any image format and colour mode; `find_images` lists those in a folder.
+        Files in any image format and colour mode (`find_images` lists those in a folder), and data
+        sets; of these only the images are used.
     out
         The folder, made if it is not there. Results of an earlier run are replaced, images never.
     device, tile
@@ -246,33 +277,37 @@ def predict_files(
     Raises
     ------
     PredictionError
-        Before anything is written, if results would collide (see `plan`) or the folder cannot be
-        made. After all others are done, if several images cannot be read.
+        Before anything is written, if images have other channels than the net takes, if results
+        would collide (see `plan`) or the folder cannot be made. After all others are done, if
+        several images cannot be read.
     DataError
         The same, if a single image cannot be read; and if a result cannot be written.
     """
-    out = Path(out)
-    jobs = plan(images, out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PredictionError(
-            f"{out}: this folder cannot be made: {error.strerror or error}"
-        ) from error
+    out, heads = Path(out), loaded.heads
+    check_channels(loaded, images)
+    jobs = plan(images, out, list(heads))
+    for folder in {file.parent for job in jobs for file in job.result.labels.values()} | {out}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise PredictionError(f"{folder}: this folder cannot be made: {reason}") from error
     _move(loaded.model, device)
     done, unreadable = [], []
-    for number, job in enumerate(jobs):
+    for number, (result, read) in enumerate(jobs):
         try:
-            image = read_image(job.image)
+            image = read()
         except Error as error:  # one bad file must not cost the work on the others
             unreadable.append(error)
         else:
             parts = cut(loaded.model, image.shape[0], image.shape[1], tile)
             by_tile = _within(progress, number, len(jobs))
-            label = _label(loaded.model, image, loaded.preprocessing, parts, by_tile)
-            save_label(job.label, label, loaded.palette)
-            save_image(job.overlay, annotated(image, label, loaded.classes, loaded.palette))
-            done.append(job._replace(tiles=tuple(parts)))
+            found = most_likely(loaded.model, image, loaded.preprocessing, parts, by_tile)
+            picture = next(iter(stream_pictures(image, loaded.model.streams).values()))
+            for (name, head), label in zip(heads.items(), found.values(), strict=True):
+                save_label(result.labels[name], label, head.palette)
+                save_image(result.overlays[name], annotated(picture, label, *head))
+            done.append(result._replace(tiles=tuple(parts)))
         if progress:
             progress(number + 1, len(jobs))
     if len(unreadable) == 1:

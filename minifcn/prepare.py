@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .data import Dataset, Sample, count_pixels
+import numpy as np
+
+from .data import Dataset, check_alike, heads_of, open_dataset, splits_of
+from .data.fingerprint import fingerprint, is_blank
+from .data.sources import parse
 from .recipes import Recipe
 from .train import TrainingError
 
@@ -20,32 +25,50 @@ class ReadOnce(NamedTuple):
     train_sizes: set[tuple[int, int]]  # height and width
     val_sizes: set[tuple[int, int]]
     warnings: list[str]
+    trained_on: frozenset[int] = frozenset()  # the training images' fingerprints
+    held_out: frozenset[int] = frozenset()  # those of the others
 
 
-class Watched:
-    """A data set that tells how much of it was read, and notes the sizes of its images.
+class Seen(NamedTuple):
+    """What was seen of one data set.
 
-    >>> from minifcn.data import shapes
-    >>> dataset = Watched(shapes("val", length=3), tell=lambda done: None)
-    >>> [sample.name for sample in dataset], dataset.sizes
-    (['val-0000', 'val-0001', 'val-0002'], {(64, 64)})
+    Attributes
+    ----------
+    sizes
+        Height and width of its images.
+    pixels
+        Of each class, int64 (K,), by head.
+    names
+        What each image is called, by its fingerprint; blank images are left out.
     """
 
-    def __init__(self, dataset: Dataset, tell: Callable[[int], None]) -> None:
-        self.dataset, self.tell = dataset, tell
-        self.name, self.classes = dataset.name, dataset.classes
-        self.palette, self.ignore_index = dataset.palette, dataset.ignore_index
-        self.sizes: set[tuple[int, int]] = set()
+    sizes: set[tuple[int, int]]
+    pixels: dict[str, np.ndarray]
+    names: dict[int, str]
 
-    def __len__(self) -> int:
-        return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.dataset[index]
-        height, width = sample.label.shape
-        self.sizes.add((height, width))
-        self.tell(index + 1)
-        return sample
+def read_all(dataset: Dataset, tell: Callable[[int], None]) -> Seen:
+    """Read a data set once; ``tell`` is called with the number of images read so far.
+
+    >>> from minifcn.data import shapes
+    >>> seen = read_all(shapes("val", length=3), tell=lambda done: None)
+    >>> seen.sizes, list(seen.names.values()), int(seen.pixels[""].sum()) == 3 * 64 * 64
+    ({(64, 64)}, ['val-0000', 'val-0001', 'val-0002'], True)
+    """
+    heads = heads_of(dataset)
+    seen = Seen(set(), {head: np.zeros(256, np.int64) for head in heads}, {})
+    for index in range(len(dataset)):
+        image, label, name = dataset[index]
+        height, width = label.shape[:2]
+        seen.sizes.add((height, width))
+        each = label.reshape(-1, len(heads))  # (H, W) or (H, W, heads) -> (H*W, heads)
+        for number, counts in enumerate(seen.pixels.values()):
+            counts += np.bincount(each[:, number], minlength=256)
+        if not is_blank(image):
+            seen.names.setdefault(fingerprint(image), name)
+        tell(index + 1)
+    pixels = {head: seen.pixels[head][: len(heads[head].classes)] for head in heads}
+    return seen._replace(pixels=pixels)
 
 
 def check_data(
@@ -65,44 +88,117 @@ def check_data(
     Raises
     ------
     DataError
-        If an image or label is bad.
+        If an image or label is bad, or the classes or channels differ.
     TrainingError
-        If the classes differ, no pixel has a class, or the images make no batch.
+        If no pixel has a class, the images make no batch, or some of them are in both (unless they
+        are one data set: then there is a warning).
     """
-    if val_set.classes != train_set.classes:
-        raise TrainingError(
-            f"{val_set.name} has other classes ({', '.join(val_set.classes)}) than "
-            f"{train_set.name} ({', '.join(train_set.classes)})"
-        )
+    check_alike(train_set, val_set)
     total = len(train_set) + len(val_set)
-    watched = Watched(train_set, lambda done: progress(done, total))
-    held_out = Watched(val_set, lambda done: progress(len(train_set) + done, total))
-    train_pixels, val_pixels = count_pixels(watched), count_pixels(held_out)
-    for dataset, pixels in ((train_set, train_pixels), (val_set, val_pixels)):
-        if not pixels.any():
-            raise TrainingError(
-                f"{dataset.name}: not one pixel has a class: all {len(dataset)} labels hold only "
-                f"{dataset.ignore_index}, the number for pixels to ignore"
-            )
-    if recipe.crop is None and recipe.batch_size > 1 and len(watched.sizes) > 1:
-        (height, width), *_, (tall, wide) = sorted(watched.sizes)
-        raise TrainingError(
-            f"{train_set.name}: images differ in size, from {height} x {width} to {tall} x {wide} "
-            f"(height x width), so {recipe.batch_size} of them make no batch: choose --crop N, or "
-            "--batch-size 1 (and --accumulate for more images in a step)"
-        )
+    train = read_all(train_set, lambda done: progress(done, total))
+    val = read_all(val_set, lambda done: progress(len(train_set) + done, total))
+    for dataset, seen in ((train_set, train), (val_set, val)):
+        for head, pixels in seen.pixels.items():
+            if not pixels.any():
+                labels = f"{head} labels" if head else "labels"
+                raise TrainingError(
+                    f"{dataset.name}: not one pixel has a class: all {len(dataset)} {labels} hold "
+                    f"only {dataset.ignore_index}, the number for pixels to ignore"
+                )
+    _check_batches(train_set, train, recipe)
     warnings = []
     if train_set.name == val_set.name:
         warnings.append(
             f"{val_set.name} is both learnt from and measured on: the results will say nothing "
             "about new images"
         )
-    missing = [n for n, count in zip(train_set.classes, train_pixels, strict=True) if not count]
-    if missing:
-        warnings.append(
-            f"{train_set.name} has no pixel of {', '.join(missing)}: these cannot be learnt"
+    elif both := [name for number, name in val.names.items() if number in train.names]:
+        raise TrainingError(
+            f"{len(both)} of the {len(val_set)} images of {val_set.name} are in {train_set.name}, "
+            f"too ({', '.join(both[:3])}{', ...' * (len(both) > 3)}): images that are learnt from "
+            "say nothing about new ones, so take them out of one of the two"
         )
-    return ReadOnce(watched.sizes, held_out.sizes, warnings)
+    for head, pixels in train.pixels.items():
+        classes = heads_of(train_set)[head].classes
+        if missing := [name for name, n in zip(classes, pixels, strict=True) if not n]:
+            warnings.append(
+                f"{train_set.name} has no pixel of {', '.join(missing)}: these cannot be learnt"
+            )
+    return ReadOnce(train.sizes, val.sizes, warnings, frozenset(train.names), frozenset(val.names))
+
+
+def _check_batches(train_set: Dataset, seen: Seen, recipe: Recipe) -> None:
+    """Raise if the images are of several sizes, and the recipe does nothing about that."""
+    if recipe.crop is not None or recipe.batch_size == 1 or recipe.sizes == "pad":
+        return
+    fix = (
+        "choose --crop N, or --sizes pad, or --batch-size 1 (and --accumulate for more images in "
+        "a step)"
+    )
+    if recipe.scale is not None and recipe.scale[0] < recipe.scale[1]:
+        raise TrainingError(
+            f"--scale {recipe.scale[0]:g},{recipe.scale[1]:g} makes images of many sizes, so "
+            f"{recipe.batch_size} of them make no batch: {fix}"
+        )
+    if recipe.sizes == "same" and len(seen.sizes) > 1:
+        (height, width), *_, (tall, wide) = sorted(seen.sizes)
+        raise TrainingError(
+            f"{train_set.name}: images differ in size, from {height} x {width} to {tall} x {wide} "
+            f"(height x width), so {recipe.batch_size} of them make no batch: {fix}"
+        )
+
+
+def open_both(
+    data: str,
+    val: str | None = None,
+    train_split: str | None = None,
+    val_split: str | None = None,
+) -> tuple[Dataset, Dataset]:
+    """Return the data sets to learn from and to measure on, from options of the command line.
+
+    Parameters
+    ----------
+    data, val
+        Their names, for `minifcn.data.open_dataset`; ``val`` is ``data`` where not given.
+    train_split, val_split
+        Their splits, unless a name tells. Where nothing does: ``"train"`` or, if there is none,
+        ``"trainval"``; and ``"val"`` or, if there is none, ``"test"``.
+
+    Raises
+    ------
+    TrainingError
+        If a split is named twice.
+    DataError
+        If there are no such data sets.
+
+    Examples
+    --------
+    >>> [dataset.name for dataset in open_both("shapes")]
+    ['shapes train', 'shapes val']
+    """
+    for spec, option, split in (
+        (data, "--train-split", train_split),
+        (val, "--val-split", val_split),
+    ):
+        named = parse(spec).split if spec else None
+        if named and split:
+            raise TrainingError(
+                f"{option} {split}: {spec} names its split already, {named}: leave out one of them"
+            )
+    train_set = open_dataset(data, train_split or _usual(data, "train", "trainval"))
+    if val is None:
+        kind, _, options = data.partition("?")
+        others = [part for part in options.split("&") if not part.startswith("split=")]
+        val = f"{kind}?{'&'.join(others)}"
+    return train_set, open_dataset(val, val_split or _usual(val, "val", "test"))
+
+
+def _usual(spec: str, first: str, second: str) -> str:
+    """Return the first of two splits, or the second, if only that is there."""
+    if parse(spec).split:
+        return first  # the one that is named goes first in any case
+    there = splits_of(spec)
+    return second if second in there and first not in there else first
 
 
 def check_folder(out: Path) -> dict[str, Any]:
@@ -179,6 +275,23 @@ def whole_numbers(option: str, text: str) -> list[int]:
             f"{option} {text}: give whole numbers of at least 1, with commas, such as 400,200"
         )
     return [int(part) for part in parts]
+
+
+def two_factors(option: str, text: str) -> tuple[float, float]:
+    """Return two numbers above 0, the smaller one first.
+
+    >>> two_factors("--scale", "0.5,2")
+    (0.5, 2.0)
+    """
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not 0 < low <= high < math.inf:
+        raise TrainingError(
+            f"{option} {text}: give two factors above 0, the smaller one first, such as 0.5,2"
+        )
+    return low, high
 
 
 def number_or(word: str, option: str, text: str) -> int | str:

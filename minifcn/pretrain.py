@@ -8,7 +8,7 @@ that knows it is then cast into an FCN (`models.surgery.transplant`), which has 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +20,12 @@ from . import weights
 from .autograd import Tensor
 from .baselines import commonest_class
 from .data import IGNORE, UNIT, Batch, DataError, Dataset, Loader, Preprocessing, Sample
+from .evaluation import evaluate
 from .metrics import ConfusionMatrix
 from .models import Classifier
 from .models.surgery import check_loaded
 from .recipes import Recipe
-from .train import Observer, Step, TrainingError, evaluate, fit
+from .train import Observer, Step, TrainingError, fit
 
 CLASSIFY = Recipe(steps=1000, lr=0.02, batch_size=32, crop=None, max_norm=3.0)
 """For narrow classifiers from random weights; tiles are as large as the net's images."""
@@ -222,6 +223,7 @@ def run(
     eval_every: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    trained_on: Iterable[int] = (),
     observer: Observer | None = None,
 ) -> Pretrained:
     """Train a classifier on tiles, measure it on the tiles of held-out images, and save it.
@@ -238,6 +240,8 @@ def run(
         As for `fit_classifier`.
     eval_every
         Steps between two evaluations; there is one at the end in any case.
+    trained_on
+        Fingerprints of the training images, for the file.
     observer
         Is told about every step and evaluation.
 
@@ -266,7 +270,7 @@ def run(
         observer.stepped(name, step)
         if step.step == recipe.steps or (eval_every and step.step % eval_every == 0):
             tell = partial(observer.evaluating, name)
-            matrix = evaluate(model, tiles, preprocessing, device, tell)
+            (matrix,) = evaluate(model, tiles, preprocessing, device, tell).values()
             observer.evaluated(name, step.step, matrix, False)
     weights.save(
         model,
@@ -275,6 +279,7 @@ def run(
         palette=train_set.palette,
         preprocessing=preprocessing,
         origin=f"{name} trained on {tiles.size} x {tiles.size} tiles of {train_set.name}",
+        trained_on=trained_on,
     )
     true = matrix.matrix.sum(axis=1)
     baseline = float(true[commonest] / true.sum())

@@ -9,11 +9,13 @@ holds all of it, and `RECIPES` holds three: the paper's two, and one for small n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from .backend import Error
+from .data.order import Sampling, Sizes
 
 NETS = ("fcn32s", "fcn16s", "fcn8s")  # in the order of staged training
 REDUCTIONS = ("mean", "sum", "batchmean")  # of the loss: see `minifcn.functional.cross_entropy`
@@ -47,7 +49,13 @@ class Recipe:
         Of SGD, and whether the momentum is Caffe's form of it; see `minifcn.optim.SGD`.
     batch_size, accumulate, crop
         Images in a batch, batches in a step, and the side of the square that is cut from each image
-        (None: all of it). Images of several sizes make batches of one; accumulate those.
+        (None: all of it).
+    sizes
+        What becomes of images of several sizes: ``"same"`` leaves batches of one (accumulate
+        those), ``"pad"`` fills up the smaller ones, ``"bucket"`` puts equal ones together.
+    sampling
+        ``"epochs"``: all images in a shuffled order, then again. ``"replacement"``: each is drawn
+        from all of them, as the released nets were trained.
     reduction
         Of the loss: the rate is for this one. "mean" is per labelled pixel, "batchmean" the sum
         over all pixels divided by the number of images (Caffe's ``normalize: false``).
@@ -59,6 +67,9 @@ class Recipe:
     flip, flip_vertical, rotate
         Random changes: left and right exchanged, and, for images without an up and down, top and
         bottom too, and turns by quarters.
+    scale, jitter
+        Random changes of the images' size, by a factor between two numbers (None: none), and of
+        brightness and contrast: see `minifcn.data.augment`.
     name
         Which of `RECIPES` this was made from, if any.
     """
@@ -80,16 +91,27 @@ class Recipe:
     flip: bool = True
     flip_vertical: bool = False
     rotate: bool = False
+    scale: tuple[float, float] | None = None
+    jitter: float = 0.0
+    sampling: Sampling = "epochs"
+    sizes: Sizes = "same"
     name: str = ""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "warmup"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.reduction not in REDUCTIONS:
-            raise RecipeError(
-                f"reduction={self.reduction!r} must be one of {', '.join(REDUCTIONS)}"
-            )
+        known = {"sampling": get_args(Sampling), "sizes": get_args(Sizes)}
+        for name, words in {"reduction": REDUCTIONS, **known}.items():
+            if (given := getattr(self, name)) not in words:
+                raise RecipeError(f"{name}={given!r} must be one of {', '.join(words)}")
+        if not 0 <= self.jitter <= 1:
+            raise RecipeError(f"jitter={self.jitter} must be 0 to 1")
+        if self.scale is not None:
+            low, high = self.scale
+            if not 0 < low <= high < math.inf:
+                raise RecipeError(f"scale={low},{high}: two factors above 0, the smaller one first")
+            object.__setattr__(self, "scale", (low, high))  # a list from JSON becomes a tuple
 
     @property
     def images(self) -> int:
@@ -97,9 +119,10 @@ class Recipe:
         return self.batch_size * self.accumulate
 
     @property
-    def changes(self) -> dict[str, bool]:
+    def changes(self) -> dict[str, Any]:
         """The random changes of images, as a `minifcn.data.Loader` takes them."""
-        return {"flip": self.flip, "flip_vertical": self.flip_vertical, "rotate": self.rotate}
+        names = ("flip", "flip_vertical", "rotate", "scale", "jitter")
+        return {name: getattr(self, name) for name in names}
 
 
 QUICK = Recipe(steps=600, lr=0.03, crop=96, max_norm=3.0, name="quick")
@@ -167,6 +190,7 @@ def heavy(backbone: str = "vgg16", at_once: bool = False) -> dict[str, Recipe]:
     rate                        1e-10 FCN-32s, 1e-12 16s, 1e-14 8s; 1e-10 at once; fixed
     biases                      twice the rate, no decay
     steps                       100,000 in each stage; 300,000 at once
+    order of the images         each step draws one of all images ("replacement")
     random changes              none
     ==========================  ============================================================
 
@@ -187,7 +211,7 @@ def heavy(backbone: str = "vgg16", at_once: bool = False) -> dict[str, Recipe]:
         rates = [1e-10, 1e-10, 1e-10] if at_once else [1e-10, 1e-12, 1e-14]
         own = {"momentum": 0.99, "reduction": "batchmean"}
     steps = 300_000 if at_once else 100_000
-    recipe = Recipe(steps, rates[0], name="heavy", **own, **PAPER)
+    recipe = Recipe(steps, rates[0], sampling="replacement", name="heavy", **own, **PAPER)
     return _by_net(recipe, rates)
 
 

@@ -86,6 +86,7 @@ def write_report(path: str | Path, report: Report) -> None:
         If the file cannot be written.
     """
     page = PAGE.substitute(
+        style=STYLE,
         title=escape(report.title),
         summary=escape(report.summary),
         examples=_examples(report),
@@ -108,6 +109,22 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
+def class_facts(matrix: ConfusionMatrix, classes: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return for each class its name, IU, accuracy, true pixels, true and predicted share.
+
+    >>> class_facts(ConfusionMatrix(1), ["sea"])
+    [('sea', '-', '-', '0', '0.0 %', '0.0 %')]
+    """
+    counts = matrix.matrix
+    true, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    total = max(1, counts.sum())
+    columns = matrix.iu(), matrix.accuracy(), true, true / total, predicted / total
+    return [
+        (name, percent(iu), percent(accuracy), f"{pixels:,}", percent(part), percent(given))
+        for name, iu, accuracy, pixels, part, given in zip(classes, *columns, strict=True)
+    ]
+
+
 def best(rows: Sequence[Row]) -> dict[str, float]:
     """Return the highest value of each metric."""
     summaries = [row.matrix.summary() for row in rows]
@@ -120,7 +137,8 @@ def read_losses(log: str | Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def _swatch(colour: Sequence[int]) -> str:
+def swatch(colour: Sequence[int]) -> str:
+    """Return a little square of a colour (red, green, blue), for a legend."""
     red, green, blue = colour
     return f'<i class="swatch" style="background:rgb({red},{green},{blue})"></i>'
 
@@ -129,30 +147,45 @@ def _examples(report: Report) -> str:
     """Return the legend, and a row of pictures for each example."""
     if not report.examples:
         return ""
-    entries = legend_entries(report.classes, report.palette, ignored=True)
-    legend = "".join(f"<li>{_swatch(entry.colour)}{escape(entry.name)}</li>" for entry in entries)
     rows = []
     for example in report.examples:
         figures = "".join(
-            f'<figure><img src="{data_uri(picture)}" alt="{escape(f"{example.name}: {title}")}" '
-            f'width="{picture.width}" height="{picture.height}">'
-            f"<figcaption>{escape(title)}</figcaption></figure>"
+            figure(data_uri(picture), picture.size, f"{example.name}: {title}", title)
             for title, picture in example.pictures.items()
         )
         heading = escape(f"{example.caption} ({example.name})")
         rows.append(f'<h3>{heading}</h3>\n<div class="row">{figures}</div>\n')
-    return f'<h2>Pictures</h2>\n<ul class="legend">{legend}</ul>\n{"".join(rows)}'
+    legend = legend_list(report.classes, report.palette)
+    return f"<h2>Pictures</h2>\n{legend}\n{''.join(rows)}"
 
 
-def data_uri(picture: Image.Image) -> str:
-    """Return a picture as a PNG inside an address.
+def legend_list(classes: Sequence[str], palette: np.ndarray) -> str:
+    """Return a list of all classes and of what is ignored, each with its colour."""
+    entries = legend_entries(classes, palette, ignored=True)
+    lines = "".join(f"<li>{swatch(entry.colour)}{escape(entry.name)}</li>" for entry in entries)
+    return f'<ul class="legend">{lines}</ul>'
+
+
+def figure(address: str, size: tuple[int, int], told: str, caption: str) -> str:
+    """Return a picture, given by its address and (width, height), with a line below it.
+
+    ``told`` is what those hear who do not see it.
+    """
+    return (
+        f'<figure><img src="{address}" alt="{escape(told)}" width="{size[0]}" height="{size[1]}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def data_uri(picture: Image.Image, kind: str = "PNG") -> str:
+    """Return a picture as a PNG, or another kind of file, inside an address.
 
     >>> data_uri(Image.new("1", (1, 1)))[:22]
     'data:image/png;base64,'
     """
     content = io.BytesIO()
-    picture.save(content, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    picture.save(content, format=kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _metric_table(rows: Sequence[Row]) -> str:
@@ -181,8 +214,8 @@ def _class_table(report: Report) -> str:
             f'<td class="bar" style="--part:{np.nan_to_num(iu[k]):.1%}">{percent(iu[k])}</td>'
             for iu in columns
         )
-        swatch = _swatch(report.palette[k].tolist())
-        head_cell = f"<th class=name>{swatch}{escape(name)}</th>"
+        square = swatch(report.palette[k].tolist())
+        head_cell = f"<th class=name>{square}{escape(name)}</th>"
         lines.append(f"<tr>{head_cell}<td>{percent(shares[k])}</td>{cells}</tr>\n")
     return f"<table><tr><th></th><th>share</th>{head}</tr>\n{''.join(lines)}</table>"
 
@@ -232,14 +265,7 @@ def _curve(title: str, values: Sequence[float], smooth: np.ndarray, top: float) 
     )
 
 
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c2126; --faint: #616a73;
+STYLE = """:root { color-scheme: light dark; --paper: #fff; --ink: #1c2126; --faint: #616a73;
   --edge: #d9dee3; --accent: #1d6fb8; --bar: #cfe3f5; }
 @media (prefers-color-scheme: dark) { :root { --paper: #15191d; --ink: #e4e8eb; --faint: #9aa4ad;
   --edge: #343c44; --accent: #6db3f2; --bar: #1f4468; } }
@@ -283,7 +309,17 @@ dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line; }
   tr:first-child th { font-size: .75rem; } th:first-child { white-space: normal; }
   th.name { white-space: nowrap; }
   .bar { min-width: 3.8rem; } }
-</style>
+"""
+"""How pages look, in light and in dark."""
+
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+$style</style>
 </head>
 <body>
 <h1>$title</h1>

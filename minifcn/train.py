@@ -1,4 +1,4 @@
-"""Training: the loop, evaluation, and the paper's stages from FCN-32s to FCN-8s.
+"""Training: the loop, and the paper's stages from FCN-32s to FCN-8s.
 
 `fit` is the loop itself; `run` puts stages, evaluation, logs and weight files around it. The
 numbers come from a `minifcn.recipes.Recipe`.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -20,13 +21,14 @@ import numpy as np
 from . import functional as F
 from . import models, weights
 from .autograd import Tensor
-from .backend import Array, Error
-from .data import UNIT, Dataset, Loader, Preprocessing
+from .backend import Array, Error, xp_of
+from .data import UNIT, Dataset, Loader, Preprocessing, check_alike, heads_of, streams_of
 from .data.images import replace_file
+from .evaluation import evaluate, one_class_warning
 from .metrics import ConfusionMatrix
-from .models import FCN
+from .models import FCN, LateFusion
 from .models.surgery import Report, check_loaded, transplant
-from .nn import Module, evaluation_mode
+from .nn import Module
 from .optim import SGD, bias_groups, clip_grad_norm_, poly, warmup
 from .recipes import Recipe, check_rate
 
@@ -40,7 +42,7 @@ class Step(NamedTuple):
 
     step: int
     steps: int
-    loss: float  # mean per labelled pixel, whatever the recipe's reduction is
+    loss: float  # mean per labelled pixel, whatever the recipe's reduction is; a sum over heads
     lr: float
     seconds: float
 
@@ -57,56 +59,82 @@ def fit(
     A step takes ``recipe.accumulate`` batches of the loader, one after the other: their gradients
     add up, in the memory of one batch, to that of all their images as one batch. (Dropout draws
     other numbers then.) ``loss(output, labels, reduction=...)`` is computed from what the model
-    puts out.
+    puts out; if it has several heads, from what each puts out, and the losses are added up.
 
     Raises
     ------
     RecipeError
         If the rate is for another kind of loss; see `minifcn.recipes.check_rate`.
     TrainingError
-        If the loss is not a finite number any more.
+        If the loss is not a finite number any more, or the model lacks a head.
     """
     groups = bias_groups(model, recipe.lr, recipe.weight_decay, recipe.bias_lr, recipe.bias_decay)
     optimizer = SGD(groups, recipe.lr, recipe.momentum, recipe.weight_decay, caffe=recipe.caffe)
     schedule = warmup(poly(recipe.steps, recipe.power), recipe.warmup)
     model.to(device).train()
-    ignored = loader.dataset.ignore_index
-    batches = loader.steps()
-    for step in range(recipe.steps):
-        parts = list(islice(batches, recipe.accumulate))
-        if step == 0:
-            check_rate(recipe, parts[0].labels[0].size)
-        start = time.perf_counter()
-        optimizer.scale_lr(schedule(step))
-        optimizer.zero_grad()
-        labelled = [int((part.labels != ignored).sum()) for part in parts]
-        total = 0.0  # of the loss, over all pixels
-        for part, pixels, share in zip(parts, labelled, _shares(recipe, labelled), strict=True):
-            output = model(Tensor(part.images).to(device))
-            labels = Tensor(part.labels).to(device)
-            error = loss(output, labels, reduction=recipe.reduction)
-            value = error.item()
-            check_loss(value, step, part.names, recipe.lr)
-            (error * share).backward()
-            total += _summed(value, recipe.reduction, len(part.labels), pixels)
-            del output, error  # and all that they were made from, before the next part
-        if recipe.max_norm is not None:
-            clip_grad_norm_(model.parameters(), recipe.max_norm)
-        optimizer.step()
-        rate = optimizer.param_groups[0]["lr"]
-        per_pixel = total / max(1, sum(labelled))
-        yield Step(step + 1, recipe.steps, per_pixel, rate, time.perf_counter() - start)
+    ignored, heads = loader.dataset.ignore_index, list(heads_of(loader.dataset))
+    with closing(loader.steps()) as batches:
+        for step in range(recipe.steps):
+            parts = list(islice(batches, recipe.accumulate))
+            truths = [_by_head(part.labels, heads) for part in parts]
+            if step == 0:
+                check_rate(recipe, truths[0][heads[0]][0].size)
+            start = time.perf_counter()
+            optimizer.scale_lr(schedule(step))
+            optimizer.zero_grad()
+            labelled = {h: [int((truth[h] != ignored).sum()) for truth in truths] for h in heads}
+            images = [len(part.images) for part in parts]
+            shares = {head: _shares(recipe, pixels, images) for head, pixels in labelled.items()}
+            per_pixel = 0.0
+            for number, (part, truth) in enumerate(zip(parts, truths, strict=True)):
+                output = _by_name(model(Tensor(part.images).to(device)), heads)
+                errors = []
+                for head, labels in truth.items():
+                    error = loss(
+                        output[head], Tensor(labels).to(device), reduction=recipe.reduction
+                    )
+                    value, pixels = error.item(), labelled[head]
+                    check_loss(value, step, part.names, recipe.lr)
+                    summed = _summed(value, recipe.reduction, len(labels), pixels[number])
+                    per_pixel += summed / max(1, sum(pixels))
+                    errors.append(error * shares[head][number])
+                sum(errors[1:], errors[0]).backward()
+                del output, error, errors  # and what they were made from, before the next part
+            if recipe.max_norm is not None:
+                clip_grad_norm_(model.parameters(), recipe.max_norm)
+            optimizer.step()
+            rate = optimizer.param_groups[0]["lr"]
+            yield Step(step + 1, recipe.steps, per_pixel, rate, time.perf_counter() - start)
 
 
-def _shares(recipe: Recipe, labelled: Sequence[int]) -> list[float]:
+def _by_head(labels: np.ndarray, heads: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return a batch's labels (N, H, W) of each head."""
+    if len(heads) == 1:
+        return {heads[0]: labels}
+    # (N, heads, H, W) -> (N, H, W)
+    return {head: np.ascontiguousarray(labels[:, i]) for i, head in enumerate(heads)}
+
+
+def _by_name(output: Any, heads: Sequence[str]) -> dict[str, Any]:
+    """Return what each head puts out, by its name in the data set."""
+    found = output if isinstance(output, dict) else {heads[0]: output}
+    if set(heads) != set(found):
+        raise TrainingError(
+            f"the net has the heads {', '.join(found)}, the data labels for {', '.join(heads)}: "
+            "both must be the same"
+        )
+    return found
+
+
+def _shares(recipe: Recipe, labelled: Sequence[int], images: Sequence[int]) -> list[float]:
     """Return what each part's loss is multiplied with, so that the sum is that of one batch.
 
-    ``labelled`` are the numbers of labelled pixels of the parts, which all have as many images.
+    ``labelled`` are the numbers of labelled pixels of the parts, ``images`` those of their images.
     """
     if recipe.reduction == "sum":
         return [1.0] * len(labelled)
     if recipe.reduction == "batchmean":
-        return [1 / len(labelled)] * len(labelled)  # Caffe's iter_size
+        return [count / sum(images) for count in images]  # Caffe's iter_size
     # Caffe's iter_size divides by the number of parts here, too, which is the mean of their means:
     # of 10 labelled pixels in one image and 1000 in another, each of the 10 then counts as 100.
     return [pixels / max(1, sum(labelled)) for pixels in labelled]
@@ -129,49 +157,46 @@ def check_loss(value: float, step: int, images: Sequence[str], lr: float) -> Non
         )
 
 
-def evaluate(
-    model: Module,
-    dataset: Dataset,
-    preprocessing: Preprocessing = UNIT,
-    device: str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
-) -> ConfusionMatrix:
-    """Return the confusion matrix of a model over a whole data set, image by image.
+def check_weights(model: Module, step: int, lr: float) -> None:
+    """Raise an error with advice if a weight is not a finite number.
 
-    ``progress(done, total)`` is called after every image.
+    >>> check_weights(Module(), 0, lr=0.1)
     """
-    matrix = ConfusionMatrix(len(dataset.classes), dataset.ignore_index)
-    model.to(device)
-    with evaluation_mode(model):
-        for done, batch in enumerate(Loader(dataset, 1, preprocessing).in_order(), start=1):
-            scores = model(Tensor(batch.images).to(device)).numpy()
-            matrix.update(batch.labels, scores.argmax(axis=1))
-            if progress:
-                progress(done, len(dataset))
-    return matrix
-
-
-def one_class_warning(matrix: ConfusionMatrix, classes: Sequence[str]) -> str | None:
-    """Return a warning if nearly all pixels were given one class, though the truth has several."""
-    given, true = matrix.matrix.sum(0), matrix.matrix.sum(1)
-    share = given.max() / max(1, given.sum())
-    if share < 0.999 or true.max() > 0.99 * true.sum():
-        return None
-    return (
-        f"{share:.1%} of all pixels are predicted as {classes[int(given.argmax())]!r}: the net has "
-        "not learnt to tell classes apart (yet); train longer, or check the learning rate, the "
-        "starting weights and the labels"
-    )
+    for name, parameter in model.named_parameters():
+        if not xp_of(parameter.data).isfinite(parameter.data).all():
+            raise TrainingError(
+                f"the weights of {name} are not finite after step {step}: the learning rate "
+                f"{lr:.3g} is probably too high; try --lr {lr / 3:.2g}"
+            )
 
 
 class StageResult(NamedTuple):
     """What a stage leaves behind."""
 
     name: str
-    model: FCN  # with the best weights
-    matrix: ConfusionMatrix  # of these weights on the held-out images
+    model: FCN | LateFusion  # with the best weights
+    matrices: dict[str, ConfusionMatrix]  # of these weights on the held-out images, by head
     step: int  # after which they were best
     seconds: float
+
+    @property
+    def matrix(self) -> ConfusionMatrix:
+        """The confusion matrix of the first head, which decides what is best."""
+        return next(iter(self.matrices.values()))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the four metrics; if there are several heads, of each by its name."""
+        return summaries(self.matrices)
+
+
+def summaries(matrices: Mapping[str, ConfusionMatrix]) -> dict[str, Any]:
+    """Return the four metrics of each head by its name; if there is one head, just the metrics.
+
+    >>> list(summaries({"": ConfusionMatrix(2)}))
+    ['pixel_accuracy', 'mean_accuracy', 'mean_iu', 'fw_iu']
+    """
+    told = {head: matrix.summary() for head, matrix in matrices.items()}
+    return next(iter(told.values())) if len(told) == 1 else told
 
 
 def run(
@@ -188,9 +213,14 @@ def run(
     eval_every: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    workers: int = 0,
+    trained_on: Iterable[int] = (),
     observer: Observer | None = None,
 ) -> dict[str, StageResult]:
     """Train stage after stage, each starting from the best weights of the one before.
+
+    The nets have a head for each kind of labels of the data, and take each kind of its images: see
+    `minifcn.models.for_data`. "Best" is by the mean IU of the first head.
 
     Parameters
     ----------
@@ -206,19 +236,26 @@ def run(
         The net, as for `minifcn.models.build`.
     init, new_scores
         A net or its parameters by name to start from, an FCN or a classifier, and whether the score
-        layers shall start anew; see `minifcn.models.surgery.transplant`.
+        layers shall start anew; see `minifcn.models.surgery.transplant`. If its images have fewer
+        channels, the first layer is widened.
     eval_every
         Steps between two evaluations; each stage ends with one in any case.
     seed
         Decides starting weights, order of images and random changes: the same seed gives the same
         net on the same machine.
+    workers
+        Processes that read images ahead: see `minifcn.data.Loader`.
+    trained_on
+        Fingerprints of the images that the nets will have been trained on, for their files.
     observer
         Is told about every step and evaluation; see `Observer`.
 
     Raises
     ------
     TrainingError
-        If the loss diverges, or the data set does not fit.
+        If the loss diverges.
+    DataError
+        If the two data sets do not go together.
     RecipeError
         If a rate is for another kind of loss.
     SurgeryError
@@ -226,13 +263,15 @@ def run(
     """
     observer = observer or Observer()
     options = options or {}
-    num_classes = len(train_set.classes)
-    if val_set.classes != train_set.classes:
-        raise TrainingError(f"{train_set.name} and {val_set.name} have different classes")
+    check_alike(train_set, val_set)
+    streams, known = streams_of(train_set), frozenset(trained_on)
+    counts = {name: len(head.classes) for name, head in heads_of(train_set).items()}
     out.mkdir(parents=True, exist_ok=True)
     config = {
         "data": train_set.name,
         "val": val_set.name,
+        "heads": counts,
+        "streams": streams,
         "backbone": backbone,
         "options": options,
         "preprocessing": preprocessing.to_dict(),
@@ -241,6 +280,7 @@ def run(
         "eval_every": eval_every,
         "seed": seed,
         "device": device,
+        "workers": workers,
         "stages": {name: asdict(recipe) for name, recipe in stages.items()},
     }
     write_json(out / "config.json", config)
@@ -248,10 +288,11 @@ def run(
     source = init
     for number, (name, recipe) in enumerate(stages.items()):
         rng = np.random.default_rng([seed, number])
-        model = models.build(name, num_classes=num_classes, backbone=backbone, rng=rng, **options)
+        model = models.for_data(name, counts, streams, backbone=backbone, rng=rng, **options)
         (out / name).mkdir(parents=True, exist_ok=True)
         if source is not None:
-            report = transplant(model, source, new_scores=new_scores and not results)
+            new = new_scores and not results
+            report = transplant(model, source, widen_input=True, new_scores=new)
             check_loaded(model)
             replace_file(out / name / "start.txt", f"{report}\n".encode())
             observer.transplanted(name, report)
@@ -261,14 +302,17 @@ def run(
             preprocessing,
             seed=seed + number,
             crop=recipe.crop,
+            sizes=recipe.sizes,
+            sampling=recipe.sampling,
+            workers=workers,
             **recipe.changes,
         )
         result = _train_stage(
-            model, name, loader, recipe, val_set, out / name, eval_every, device, observer
+            model, name, loader, recipe, val_set, out / name, eval_every, device, known, observer
         )
         results[name] = result
         source = result.model
-        write_json(out / "metrics.json", {n: r.matrix.summary() for n, r in results.items()})
+        write_json(out / "metrics.json", {n: r.summary() for n, r in results.items()})
     return results
 
 
@@ -288,14 +332,14 @@ class Observer:
         """Tell how far an evaluation has come."""
 
     def evaluated(self, name: str, step: int, matrix: ConfusionMatrix, best: bool) -> None:
-        """Tell the result of an evaluation."""
+        """Tell the result of an evaluation: of each head, whose name is then behind the stage's."""
 
     def warned(self, text: str) -> None:
         """Tell about something that is probably wrong."""
 
 
 def _train_stage(
-    model: FCN,
+    model: FCN | LateFusion,
     name: str,
     loader: Loader,
     recipe: Recipe,
@@ -303,18 +347,21 @@ def _train_stage(
     out: Path,
     eval_every: int | None,
     device: str,
+    trained_on: frozenset[int],
     observer: Observer,
 ) -> StageResult:
     """Train one net, evaluate it every now and then, and return it with its best weights."""
     start = time.perf_counter()
     observer.stage_started(name, recipe, model)
+    heads = heads_of(val_set)
     facts: dict[str, Any] = {
-        "classes": val_set.classes,
-        "palette": val_set.palette,
+        "classes": [each for head in heads.values() for each in head.classes],
+        "palette": np.concatenate([head.palette for head in heads.values()]),
         "preprocessing": loader.preprocessing,
         "origin": f"{name} trained on {loader.dataset.name}",
+        "trained_on": trained_on,
     }
-    best: tuple[float, int, ConfusionMatrix] | None = None
+    best: StageResult | None = None
     with (out / "log.jsonl").open("w") as log:
         for step in fit(model, loader, recipe, device):
             observer.stepped(name, step)
@@ -322,26 +369,28 @@ def _train_stage(
             last = step.step == recipe.steps
             if not last and (eval_every is None or step.step % eval_every):
                 continue
-            matrix = evaluate(
+            check_weights(model, step.step, recipe.lr)
+            matrices = evaluate(
                 model,
                 val_set,
                 loader.preprocessing,
                 device,
                 lambda done, total: observer.evaluating(name, done, total),
             )
-            score = matrix.mean_iu()
-            print(json.dumps({"step": step.step, **matrix.summary()}), file=log, flush=True)
+            now = StageResult(name, model, matrices, step.step, time.perf_counter() - start)
+            print(json.dumps({"step": step.step, **now.summary()}), file=log, flush=True)
             weights.save(model, out / "last.safetensors", **facts)
-            better = best is None or score > best[0]
+            better = best is None or now.matrix.mean_iu() > best.matrix.mean_iu()
             if better:
-                best = score, step.step, matrix
+                best = now
                 weights.save(model, out / "best.safetensors", **facts)
-            observer.evaluated(name, step.step, matrix, better)
-            if warning := one_class_warning(matrix, val_set.classes):
-                observer.warned(warning)
+            for head, matrix in matrices.items():
+                observer.evaluated(f"{name} {head}".strip(), step.step, matrix, better)
+                if warning := one_class_warning(matrix, heads[head].classes):
+                    observer.warned(warning)
     assert best is not None  # a recipe has at least one step, and the last is evaluated
     model = weights.load(out / "best.safetensors").model
-    return StageResult(name, model.to(device), best[2], best[1], time.perf_counter() - start)
+    return best._replace(model=model.to(device), seconds=time.perf_counter() - start)
 
 
 def write_json(path: Path, value: Any) -> None:

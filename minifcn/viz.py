@@ -159,7 +159,7 @@ def legend(
     """
     entries = legend_entries(classes, palette, label, ignored=ignored)
     shares = [_percent(entry.share) for entry in entries]
-    font = _font(size, "".join(entry.name for entry in entries))
+    font = font_for(size, "".join(entry.name for entry in entries))
     line, gap = round(1.6 * size), round(0.6 * size)
     name_width = max((font.getlength(entry.name) for entry in entries), default=0)
     share_width = max((font.getlength(share) for share in shares), default=0)
@@ -245,7 +245,7 @@ def panel(
             "a title for each picture of a row, and a name for each row or none"
         )
     margin, gap, size = 20, 10, 16
-    font, small = _font(size, "".join(titles)), _font(size - 2, "".join(names))
+    font, small = font_for(size, "".join(titles)), font_for(size - 2, "".join(names))
     cells = [[_resized(_picture(picture), width) for picture in row] for row in rows]
     left = margin + max((round(small.getlength(name)) + gap for name in names), default=0)
     right = left + len(titles) * (width + gap) - gap
@@ -300,8 +300,12 @@ def _percent(share: float | None) -> str:
     return "< 0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")
 
 
-def _font(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's own font; it has plain ASCII only, so for other text one of the system."""
+def font_for(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font; it has plain ASCII only, so for other text one of the system.
+
+    >>> font_for(14, "sea").getlength("sea") > 10
+    True
+    """
     for name in () if text.isascii() else SYSTEM_FONTS:
         try:
             return ImageFont.truetype(name, size)

@@ -156,7 +156,6 @@ def test_one_type_and_one_device():
         check_one_kind("conv2d", {"x": single, "weight": double})
 
 
-@pytest.mark.gpu
 def test_two_devices_are_refused(cupy):
     with pytest.raises(DeviceError, match=r"add got x \(cpu\) and y \(cuda:0\)"):
         check_one_kind("add", {"x": np.ones(2), "y": cupy.ones(2)})

@@ -116,7 +116,6 @@ def test_to_a_type_and_the_way_back():
     assert Tensor([1.6]).to(int).numpy().tolist() == [1]
 
 
-@pytest.mark.gpu
 def test_to_a_device_and_the_way_back(cupy):
     x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
     y = x.to("cuda")

@@ -80,7 +80,7 @@ def test_a_broken_library_is_reported_and_the_rest_is_measured(hasty, monkeypatc
     report = bench.run([TINY_WORK], ["torch"], bench.Settings(1, 1))
     (note,) = (note for note in report.notes if "libgomp" in note)
     assert note == (
-        "PyTorch cannot be imported (PyTorch (contiguous) failed at 'hello': ImportError: "
+        "PyTorch cannot be used (PyTorch (contiguous) failed at 'hello': ImportError: "
         "libgomp.so is missing): pip install torch"
     )
     assert len(report.results[0].sides) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minifcn import bench, models
-from minifcn.bench import inputs, ours, peers, sides, torch_peer, works
+from minifcn.bench import floor, inputs, ours, peers, sides, torch_peer, works
 from minifcn.bench.process import Worker
 
 NET = {"model": "fcn8s", "num_classes": 3, "backbone": "small", "widths": [4, 4, 8, 8, 8]}
@@ -159,7 +159,7 @@ def test_floating_point_operations_are_those_of_the_definition():
         (1, 8, 3),
     ]
     expected = [2.0 * 5 * pixels * inner * outer for pixels, inner, outer in forward]
-    assert ours.convolution_flops(net, [5, 3, 32, 32]) == expected
+    assert [piece.flops for piece in floor.convolutions(net, [5, 3, 32, 32])] == expected
     settings = {"net": net.config, "batch": [5, 3, 32, 32]}
     step = ours.training_step(settings, {})["step"]
     assert step.flops == 3 * sum(expected) - expected[0]  # the image needs no gradient

@@ -1,7 +1,6 @@
 """The command line: what it prints, where, and with which exit code."""
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -173,97 +172,6 @@ def test_ctrl_c_in_a_process_of_its_own():
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (answer.returncode, answer.stdout) == (130, "")
     assert answer.stderr == "minifcn: interrupted\n"
-
-
-# evaluate
-
-
-def test_evaluate_prints_metrics_and_classes_and_writes_json(run, net, tmp_path):
-    code, out, _ = run("evaluate", net, "--data", "shapes", "--json", tmp_path / "scores.json")
-    assert code == 0
-    for text in ("pixel accuracy", "mean accuracy", "mean IU", "f.w. IU", "shapes val: 50 images"):
-        assert text in out
-    for name in SHAPES.classes:
-        assert name in out
-    numbers = json.loads((tmp_path / "scores.json").read_text())
-    confusion = np.array(numbers["confusion"])
-    assert confusion.sum() == 50 * 64 * 64
-    assert numbers["pixel_accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
-    assert f"{100 * numbers['mean_iu']:.1f} %" in out
-    assert numbers["classes"]["circle"]["pixels"] == confusion[1].sum()
-
-
-@pytest.fixture
-def half_truth(tmp_path):
-    """A data set with the classes of shapes, of which only the background occurs."""
-    folder = tmp_path / "set"
-    (folder / "images").mkdir(parents=True)
-    (folder / "labels").mkdir()
-    (folder / "classes.txt").write_text("\n".join(SHAPES.classes))
-    (folder / "val.txt").write_text("one")
-    Image.fromarray(SHAPES[0].image).save(folder / "images" / "one.png")
-    Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / "labels" / "one.png")
-    return folder
-
-
-def test_absent_classes_count_as_zero_or_not_at_all(run, net, half_truth, tmp_path):
-    values = {}
-    for absent in ("zero", "exclude"):
-        file = tmp_path / absent
-        spec = f"folder:{half_truth}"
-        code, out, _ = run("evaluate", net, "--data", spec, "--absent", absent, "--json", file)
-        assert code == 0
-        values[absent] = json.loads(file.read_text())
-        assert f"{100 * values[absent]['mean_iu']:.1f} %" in out[out.index("mean IU") :][:30]
-    confusion = np.array(values["zero"]["confusion"])
-    predicted = (confusion.sum(axis=0) > 0).sum()
-    assert predicted > 1  # else there is nothing to tell apart
-    background = values["zero"]["classes"]["background"]["iu"]
-    assert values["exclude"]["mean_iu"] == pytest.approx(background)
-    assert values["zero"]["mean_iu"] == pytest.approx(background / max(predicted, 1))
-
-
-def test_a_class_that_nobody_saw_has_no_iu(run, net, half_truth, tmp_path):
-    with np.errstate(all="raise"):
-        file = tmp_path / "json"
-        _, out, _ = run("evaluate", net, "--data", f"folder:{half_truth}", "--json", file)
-    numbers = json.loads(file.read_text())["classes"]  # valid JSON: null, not NaN
-    unseen = [name for name, values in numbers.items() if values["accuracy"] is None]
-    assert unseen == ["circle", "square", "triangle"]
-    assert " -" in out
-
-
-def test_weights_and_data_of_different_class_counts(run, net):
-    result = run("evaluate", net, "--data", "landcover")
-    fails(result, net, "4 classes", "triangle", "landcover val", "8 (water")
-
-
-def test_weights_and_data_of_different_class_names(run, net, half_truth):
-    (half_truth / "classes.txt").write_text("background\ncircle\nbox\ntriangle")
-    code, _, err = run("evaluate", net, "--data", f"folder:{half_truth}")
-    assert code == 0
-    assert "warning" in err
-    assert "square / box" in err
-
-
-def test_unknown_data(run, net):
-    fails(run("evaluate", net, "--data", "coco"), "unknown data set 'coco'", "folder:PATH")
-
-
-def test_unknown_split(run, net):
-    fails(run("evaluate", net, "--data", "shapes", "--split", "test"), "no split 'test'")
-
-
-def test_json_that_cannot_be_written(run, net):
-    code, _, err = run("evaluate", net, "--data", "shapes", "--json", net / "a.json")
-    assert code == 2
-    assert "Not a directory" in err
-
-
-def test_evaluate_needs_data(run, net):
-    code, _, err = run("evaluate", net)
-    assert code == 2
-    assert "--data" in err
 
 
 # predict

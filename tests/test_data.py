@@ -199,10 +199,50 @@ def test_open_dataset_by_name(tmp_path):
         data.open_dataset(f"folder:{tmp_path / 'none'}", "train")
 
 
-@pytest.mark.parametrize("spec", ["cityscapes", "folder:", "folder", ""])
+@pytest.mark.parametrize("spec", ["citiscapes", "citiscapes:PATH?split=val", ""])
 def test_open_dataset_lists_what_is_known(spec):
-    with pytest.raises(data.DataError, match="known are landcover, shapes and folder:PATH"):
+    with pytest.raises(data.DataError, match=r"unknown data set .*: known are landcover") as caught:
         data.open_dataset(spec, "train")
+    for known in ("shapes", "folder:PATH", "csv:PATH", "voc:PATH", "camvid:PATH"):
+        assert f" {known}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "example"),
+    [
+        ("folder:", "folder:PATH"),
+        ("folder", "folder:PATH"),
+        ("cityscapes?labels=ids", "cityscapes:PATH"),
+        ("landcover:PATH", "landcover"),
+    ],
+)
+def test_open_dataset_tells_whether_there_must_be_a_path(spec, example):
+    with pytest.raises(data.DataError) as caught:
+        data.open_dataset(spec, "train")
+    assert str(caught.value) == f"data set {spec!r}: it must be given as {example}"
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("colour=red", "'colour=red' is no option of folder: it has split=..., images=..., labels"),
+        ("ignore", "'ignore' is no option of folder"),
+        ("ignore=", "'ignore=' is no option of folder"),
+        ("ignore=1&ignore=2", "ignore is given twice"),
+    ],
+)
+def test_open_dataset_with_wrong_options(query, message):
+    with pytest.raises(data.DataError, match=message):
+        data.open_dataset(f"folder:PATH?{query}", "train")
+
+
+def test_open_dataset_without_a_split_tells_which_there_are():
+    with pytest.raises(data.DataError, match="name a split of it: train, val"):
+        data.open_dataset("shapes")
+
+
+def test_a_split_in_the_name_of_a_data_set_goes_first():
+    assert data.open_dataset("shapes?split=val", "train").name == "shapes val"
 
 
 def test_data_errors_are_errors_of_the_library():

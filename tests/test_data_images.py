@@ -223,9 +223,21 @@ def test_label_of_a_wrong_mode_is_refused(tmp_path, mode, message):
         data.read_label(path)
 
 
-def test_label_of_16_bits_is_refused(tmp_path):
-    path = saved(tmp_path / "a.png", np.ones((2, 2), np.uint16))
-    with pytest.raises(data.DataError, match="a label must be a PNG"):
+def test_label_of_16_bits(tmp_path):
+    label = data.read_label(saved(tmp_path / "a.png", LABEL.astype(np.uint16)))
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, LABEL)
+
+
+def test_label_of_16_bits_with_a_large_value_is_refused(tmp_path):
+    path = saved(tmp_path / "a.png", np.array([[1, 2], [300, 3]], np.uint16))
+    with pytest.raises(data.DataError, match="label value 300 at row 1, column 0: a label must be"):
+        data.read_label(path)
+
+
+def test_label_of_three_equal_channels_says_what_to_do(tmp_path):
+    path = saved(tmp_path / "a.png", np.repeat(LABEL[:, :, None], 3, axis=2))
+    with pytest.raises(data.DataError, match=r"of mode RGB \(its three channels are equal: save"):
         data.read_label(path)
 
 

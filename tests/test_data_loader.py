@@ -1,39 +1,20 @@
-"""Preprocessing, random changes, and batches."""
+"""Preprocessing, and batches."""
 
 import itertools
 import json
+import pickle
+import threading
+import time
 
 import numpy as np
 import pytest
+from listed import Listed, numbered
+from PIL import ExifTags, Image
 
 from minifcn import data
 from minifcn.data import CAFFE, UNIT, Loader, Preprocessing, Sample
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-
-
-def numbered(height, width):
-    """Return a sample whose red channel equals its label, so that they can be compared."""
-    label = (np.arange(height * width) % 250).astype(np.uint8).reshape(height, width)
-    return Sample(np.repeat(label[:, :, None], 3, axis=2), label, "numbered")
-
-
-class Listed:
-    """A data set of given samples."""
-
-    name = "listed"
-    classes = ("zero", "one")
-    palette = np.zeros((2, 3), np.uint8)
-    ignore_index = 255
-
-    def __init__(self, samples):
-        self.samples = samples
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        return self.samples[index]
 
 
 # --- preprocessing
@@ -130,116 +111,6 @@ def test_preprocessing_refuses_what_is_no_image(image):
         CAFFE(image)
 
 
-# --- random changes
-
-
-CHANGES = [
-    lambda sample, rng: data.random_crop(sample, 6, rng),
-    lambda sample, rng: data.random_crop(sample, (3, 9), rng),
-    data.random_flip,
-    lambda sample, rng: data.random_flip(sample, rng, vertical=True),
-    data.random_rotate90,
-    lambda sample, rng: data.augment(
-        sample, rng, crop=5, flip=True, flip_vertical=True, rotate=True
-    ),
-]
-
-
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("size", [(10, 10), (9, 14)])
-def test_image_and_label_are_changed_alike_and_all_cases_occur(change, size):
-    sample = numbered(*size)
-    results = set()
-    for seed in range(40):
-        image, label, name = change(sample, np.random.default_rng(seed))
-        assert name == "numbered"
-        np.testing.assert_array_equal(image[:, :, 0], label)
-        results.add((label.shape, label.tobytes()))
-    assert len(results) >= 2
-
-
-def test_crop_reaches_every_place():
-    sample = numbered(6, 7)
-    corners = {
-        int(data.random_crop(sample, (4, 4), np.random.default_rng(seed)).label[0, 0])
-        for seed in range(200)
-    }
-    assert corners == {7 * y + x for y in range(3) for x in range(4)}
-
-
-def test_crop_larger_than_the_image_adds_ignored_pixels():
-    sample = numbered(4, 5)
-    image, label, _ = data.random_crop(sample, (6, 3), np.random.default_rng(0))
-    assert image.shape == (6, 3, 3)
-    assert (label[4:] == 255).all()
-    assert (label[:4] != 255).all()
-    np.testing.assert_array_equal(image[4], image[3])
-
-
-@pytest.mark.parametrize("size", [0, (4, 0), -1])
-def test_crop_of_no_size(size):
-    with pytest.raises(data.DataError, match="both must be at least 1"):
-        data.random_crop(numbered(4, 4), size, np.random.default_rng(0))
-
-
-def test_flips_mirror():
-    sample = numbered(3, 4)
-    flipped = {data.random_flip(sample, np.random.default_rng(s)).label.tobytes() for s in range(9)}
-    assert flipped == {sample.label.tobytes(), sample.label[:, ::-1].tobytes()}
-    flipped = {
-        data.random_flip(sample, np.random.default_rng(s), vertical=True).label.tobytes()
-        for s in range(9)
-    }
-    assert flipped == {sample.label.tobytes(), sample.label[::-1].tobytes()}
-
-
-def test_rotation_has_four_cases_and_keeps_the_shape():
-    square = numbered(4, 4)
-    seen = {
-        data.random_rotate90(square, np.random.default_rng(s)).label.tobytes() for s in range(40)
-    }
-    assert seen == {np.rot90(square.label, k).tobytes() for k in range(4)}
-    for seed in range(10):
-        turned = data.random_rotate90(numbered(3, 5), np.random.default_rng(seed))
-        assert turned.label.shape == (3, 5)
-
-
-def test_jitter_changes_brightness_and_contrast_only():
-    values = np.arange(80, 170, dtype=np.uint8).reshape(9, 10)  # far from 0 and 255: no clipping
-    sample = Sample(np.repeat(values[:, :, None], 3, axis=2), values, "gray")
-    means, spreads = [], []
-    for seed in range(30):
-        image, label, _ = data.colour_jitter(sample, np.random.default_rng(seed), strength=0.1)
-        assert image.dtype == np.uint8
-        np.testing.assert_array_equal(label, sample.label)
-        means.append(image.mean() - sample.image.mean())
-        spreads.append(image.std() / sample.image.std())
-    assert 10 < max(means) <= 26
-    assert -26 <= min(means) < -10
-    assert 0.89 < min(spreads) < 0.95
-    assert 1.05 < max(spreads) < 1.11
-
-
-def test_jitter_is_clipped():
-    white = Sample(np.full((2, 2, 3), 255, np.uint8), np.zeros((2, 2), np.uint8), "white")
-    values = {
-        int(data.colour_jitter(white, np.random.default_rng(s), 0.5).image.max()) for s in range(20)
-    }
-    assert max(values) == 255
-    assert min(values) > 120
-
-
-@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
-def test_jitter_out_of_range(strength):
-    with pytest.raises(data.DataError, match="it must be 0 to 1"):
-        data.colour_jitter(numbered(2, 2), np.random.default_rng(0), strength)
-
-
-def test_augment_without_choices_changes_nothing():
-    sample = numbered(4, 4)
-    assert data.augment(sample, np.random.default_rng(0)) is sample
-
-
 # --- batches
 
 
@@ -257,6 +128,19 @@ def test_batch_types_and_values():
     assert batch.names == ("train-0000", "train-0001", "train-0002")
     np.testing.assert_array_equal(batch.images[1], CAFFE(dataset[1].image))
     np.testing.assert_array_equal(batch.labels[1], dataset[1].label)
+
+
+def test_a_pickled_batch_is_stored_as_before():
+    batch = next(Loader(data.shapes("train", length=6, size=32), 3).in_order())
+    buffers = []
+    content = pickle.dumps(batch, protocol=5, buffer_callback=buffers.append)
+    assert len(content) < 1000  # both arrays lie in one piece, beside it
+    copy = pickle.loads(content, buffers=buffers)
+    assert isinstance(copy, data.Batch)
+    np.testing.assert_array_equal(copy.images, batch.images)
+    np.testing.assert_array_equal(copy.labels, batch.labels)
+    assert copy.images.strides == batch.images.strides
+    assert copy.names == batch.names
 
 
 def test_in_order_gives_every_sample_once_unchanged():
@@ -318,7 +202,7 @@ def test_a_sample_is_changed_in_a_new_way_each_time():
 
 def test_samples_of_different_sizes():
     dataset = Listed([numbered(8, 8), numbered(8, 9)._replace(name="wide")])
-    message = "numbered is 8 x 8, wide is 8 x 9 .* choose crop= .* or batch_size=1"
+    message = "numbered is 8 x 8, wide is 8 x 9 .* choose crop= .* sizes='bucket' or batch_size=1"
     with pytest.raises(data.DataError, match=message):
         list(Loader(dataset, 2).in_order())
     assert len(list(Loader(dataset, 1).in_order())) == 2
@@ -331,8 +215,255 @@ def test_samples_of_different_sizes():
         ({"dataset": Listed([])}, "data set listed is empty"),
         ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
         ({"seed": -1}, "seed is -1: it must be 0 or more"),
+        ({"workers": -1}, "workers is -1: it must be 0 or more"),
+        ({"prefetch": -1}, "prefetch is -1: it must be 0 or more"),
+        ({"prefetch": 0, "workers": 2}, "prefetch with workers is 0: it must be at least 1"),
+        ({"sizes": "any"}, "sizes is 'any': it must be one of same, pad, bucket"),
+        ({"sampling": "all"}, "sampling is 'all': it must be 'epochs' or 'replacement'"),
+        ({"shard": (2, 2)}, "shard is 2 of 2: the rank must be 0 to 1"),
+        ({"shard": (-1, 2)}, "shard is -1 of 2: the rank must be 0 to 1"),
+        ({"shard": (0, 2), "batch_size": 3}, "batch_size is 3: 2 processes .* equally many images"),
+        ({"shard": (0, 2), "batch_size": 4, "sizes": "bucket"}, "choose sizes='pad' or crop="),
     ],
 )
 def test_loader_refuses(arguments, message):
     with pytest.raises(data.DataError, match=message):
         Loader(**{"dataset": Listed([numbered(4, 4)]), **arguments})
+
+
+def test_a_step_before_the_first():
+    with pytest.raises(data.DataError, match="start is -1: it must be 0 or more"):
+        next(Loader(Listed([numbered(4, 4)])).steps(-1))
+
+
+def test_a_label_of_another_size_than_its_image():
+    wrong = numbered(4, 5)._replace(label=np.zeros((5, 4), np.uint8))
+    with pytest.raises(data.DataError, match="numbered: label is 5 x 4, its image is 4 x 5"):
+        next(Loader(Listed([wrong])).steps())
+
+
+# --- several kinds of labels, other channels
+
+
+@pytest.mark.parametrize("sizes", ["same", "pad"])
+def test_kinds_of_labels_come_before_height_and_width(sizes):
+    samples = []
+    for height in (6, 8 if sizes == "pad" else 6):
+        image, label, name = numbered(height, 7)
+        rule = Preprocessing("RGB", 1.0, (0,) * 4, (1,) * 4)
+        depth = np.repeat(image[:, :, :1], 4, axis=2).astype(np.float32)
+        samples.append(Sample(depth, np.stack([label, 249 - label], axis=2), name))
+    batch = next(Loader(Listed(samples), 2, rule, sizes=sizes).in_order())
+    assert batch.images.shape == (2, 4, height, 7)
+    assert batch.labels.shape == (2, 2, height, 7)
+    assert batch.labels.dtype == np.int64
+    np.testing.assert_array_equal(batch.images[0, 3, :6], batch.labels[0, 0, :6])
+    np.testing.assert_array_equal(batch.labels[1, 0], 249 - batch.labels[1, 1])
+
+
+# --- sizes
+
+
+def uneven(count=30):
+    """Return a data set of images of three sizes, one of which is rare."""
+    sizes = [(6, 9) if i % 2 else (9, 6) for i in range(count - 1)] + [(5, 5)]
+    return Listed([numbered(*size)._replace(name=str(i)) for i, size in enumerate(sizes)])
+
+
+def test_padding_is_the_mean_colour_below_and_to_the_right_and_is_ignored():
+    batch = next(Loader(Listed([numbered(4, 6), numbered(5, 3)]), 2, CAFFE, sizes="pad").in_order())
+    assert batch.images.shape == (2, 3, 5, 6)
+    assert batch.images.transpose(0, 2, 3, 1).flags.c_contiguous
+    np.testing.assert_array_equal(batch.images[0, :, :4], CAFFE(numbered(4, 6).image))
+    np.testing.assert_array_equal(batch.images[1, :, :, :3], CAFFE(numbered(5, 3).image))
+    np.testing.assert_array_equal(batch.labels[1, :, :3], numbered(5, 3).label)
+    assert (batch.images[0, :, 4:] == 0).all()
+    assert (batch.images[1, :, :, 3:] == 0).all()
+    assert (batch.labels[0, 4:] == 255).all()
+    assert (batch.labels[1, :, 3:] == 255).all()
+
+
+def test_images_of_one_size_are_not_changed_by_padding_or_buckets():
+    dataset = data.shapes("train", length=6, size=16)
+    same, pad, bucket = (
+        next(Loader(dataset, 6, sizes=sizes).in_order()) for sizes in ("same", "pad", "bucket")
+    )
+    for other in (pad, bucket):
+        np.testing.assert_array_equal(same.images, other.images)
+        np.testing.assert_array_equal(same.labels, other.labels)
+
+
+def test_buckets_show_every_sample_once_in_each_pass():
+    batches = take(Loader(uneven(), 4, sizes="bucket"), 3 * 9)  # 15 + 14 + 1 images: 4 + 4 + 1
+    passes = [batches[i : i + 9] for i in (0, 9, 18)]
+    for one in passes:
+        assert sorted(int(name) for batch in one for name in batch.names) == list(range(30))
+        assert sorted(len(batch.names) for batch in one) == [1, 2, 3, *[4] * 6]
+        shapes = [batch.labels.shape[1:] for batch in one]
+        assert shapes != sorted(shapes)  # sizes take turns
+    assert len({tuple(batch.names for batch in one) for one in passes}) == 3
+
+
+@pytest.mark.parametrize("sampling", ["epochs", "replacement"])
+@pytest.mark.parametrize("sizes", ["pad", "bucket"])
+def test_batches_depend_on_seed_and_number_alone(sizes, sampling):
+    options = {"sizes": sizes, "sampling": sampling, "flip": True}
+    whole = take(Loader(uneven(), 4, **options), 25)
+    rest = take(Loader(uneven(), 4, **options), 15, start=10)
+    for expected, found in zip(whole[10:], rest, strict=True):
+        assert expected.names == found.names
+        np.testing.assert_array_equal(expected.images, found.images)
+    other = take(Loader(uneven(), 4, seed=1, **options), 25)
+    assert [batch.names for batch in other] != [batch.names for batch in whole]
+
+
+def test_buckets_in_order_are_runs_of_one_size():
+    sizes = [(6, 9)] * 5 + [(9, 6)] * 2 + [(6, 9)]
+    dataset = Listed([numbered(*s)._replace(name=str(i)) for i, s in enumerate(sizes)])
+    names = [batch.names for batch in Loader(dataset, 4, sizes="bucket").in_order()]
+    assert names == [("0", "1", "2", "3"), ("4",), ("5", "6"), ("7",)]
+
+
+def test_sizes_are_looked_up_in_the_headers_of_files(tmp_path, monkeypatch):
+    items = []
+    for number, (size, orientation) in enumerate([((4, 6), 1), ((4, 6), 6), ((5, 5), 1)]):
+        files = (tmp_path / f"{number}.jpg",), (tmp_path / f"{number}.png",)
+        picture = Image.fromarray(numbered(*size).image)
+        exif = picture.getexif()
+        exif[ExifTags.Base.Orientation] = orientation
+        picture.save(files[0][0], exif=exif)
+        upright = size if orientation == 1 else size[::-1]
+        data.save_label(files[1][0], np.zeros(upright, np.uint8), data.voc_palette(2))
+        items.append(data.Item(str(number), *files))
+    dataset = data.Files("photographs", items, ["a", "b"])
+    assert [sample.label.shape for sample in dataset] == [(4, 6), (6, 4), (5, 5)]
+    monkeypatch.setattr(data.Files, "__getitem__", None)  # so no image is read
+    loader = Loader(dataset, 2, sizes="bucket")
+    assert loader.sizes.tolist() == [[4, 6], [6, 4], [5, 5]]
+
+
+# --- sampling
+
+
+def test_sampling_with_replacement_draws_every_sample_about_equally_often():
+    dataset = data.shapes("train", length=10, size=16)
+    names = [
+        n for batch in take(Loader(dataset, 4, sampling="replacement"), 100) for n in batch.names
+    ]
+    counts = [names.count(name) for name in sorted(set(names))]
+    assert len(counts) == 10
+    assert 15 < min(counts) < 40 < max(counts) < 65
+    passes = [set(names[i : i + 10]) for i in range(0, 400, 10)]
+    assert min(len(one) for one in passes) < 8  # no passes over the data
+
+
+def test_the_images_of_a_run_do_not_depend_on_how_they_are_cut_into_batches():
+    """So a step of 1 image 20 times sees what a step of 20 does."""
+    dataset = data.shapes("train", length=7, size=16)
+    for sampling in ("epochs", "replacement"):
+        large = take(Loader(dataset, 12, sampling=sampling, flip=True), 2)
+        small = take(Loader(dataset, 3, sampling=sampling, flip=True), 8)
+        for one, parts in zip(large, (small[:4], small[4:]), strict=True):
+            np.testing.assert_array_equal(one.images, np.concatenate([p.images for p in parts]))
+
+
+def test_replacement_in_buckets_draws_all_samples():
+    batches = take(Loader(uneven(), 4, sizes="bucket", sampling="replacement"), 200)
+    assert {len(batch.names) for batch in batches} == {4}
+    names = [name for batch in batches for name in batch.names]
+    assert {names.count(str(i)) > 8 for i in range(30)} == {True}
+
+
+# --- shards
+
+
+@pytest.mark.parametrize("sizes", ["same", "pad"])
+def test_shards_make_up_the_batches(sizes):
+    dataset = data.shapes("train", length=10, size=16)
+    whole = Loader(dataset, 4, sizes=sizes, **OPTIONS)
+    shards = [Loader(dataset, 4, sizes=sizes, shard=(rank, 2), **OPTIONS) for rank in (0, 1)]
+    for expected, *parts in zip(take(whole, 5), *(take(shard, 5) for shard in shards), strict=True):
+        for rank, part in enumerate(parts):
+            assert part.names == expected.names[rank::2]
+            np.testing.assert_array_equal(part.images, expected.images[rank::2])
+    for rank, shard in enumerate(shards):
+        names = [batch.names for batch in shard.in_order()]
+        assert names == [batch.names[rank::2] for batch in whole.in_order()]
+
+
+def test_a_shard_that_gets_nothing_of_the_last_batch():
+    dataset = data.shapes("train", length=5, size=16)
+    sizes = [
+        [len(batch.names) for batch in Loader(dataset, 4, shard=(rank, 2)).in_order()]
+        for rank in (0, 1)
+    ]
+    assert sizes == [[2, 2 - 1], [2]]
+
+
+# --- the thread
+
+
+class Counting(Listed):
+    """Counts how many samples were read, and by which threads."""
+
+    def __init__(self, samples):
+        super().__init__(samples)
+        self.read, self.threads = 0, set()
+
+    def __getitem__(self, index):
+        self.read += 1
+        self.threads.add(threading.current_thread())
+        return super().__getitem__(index)
+
+
+def test_a_thread_makes_the_next_batches():
+    dataset = Counting([numbered(4, 4)] * 10)
+    batches = Loader(dataset, 2, prefetch=3).steps()
+    next(batches)
+    deadline = time.monotonic() + 10
+    while dataset.read < 2 * 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert dataset.read == 2 * (1 + 3)  # one was taken, three wait
+    assert threading.current_thread() not in dataset.threads
+    batches.close()
+    assert not any(thread.is_alive() for thread in dataset.threads)
+    assert dataset.read == 2 * (1 + 3)
+
+
+def test_without_prefetch_each_batch_is_made_when_it_is_asked_for():
+    dataset = Counting([numbered(4, 4)] * 10)
+    batches = Loader(dataset, 2, prefetch=0).steps()
+    for count in (2, 4, 6):
+        next(batches)
+        assert dataset.read == count
+    assert dataset.threads == {threading.current_thread()}
+
+
+def test_the_thread_changes_nothing():
+    dataset = data.shapes("train", length=10, size=32)
+    for first, second in zip(
+        take(Loader(dataset, 4, prefetch=0, **OPTIONS), 6),
+        take(Loader(dataset, 4, prefetch=2, **OPTIONS), 6),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(first.images, second.images)
+        np.testing.assert_array_equal(first.labels, second.labels)
+
+
+class Failing(Listed):
+    """A data set of which one sample cannot be read."""
+
+    def __getitem__(self, index):
+        if index == 5:
+            raise data.DataError("5.png: image file is damaged")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_an_error_comes_when_its_batch_is_due(prefetch):
+    batches = Loader(Failing([numbered(4, 4)] * 8), 2, prefetch=prefetch).in_order()
+    assert len(list(itertools.islice(batches, 2))) == 2
+    with pytest.raises(data.DataError, match=r"5\.png: image file is damaged"):
+        next(batches)
+    assert list(batches) == []

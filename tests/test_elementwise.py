@@ -9,7 +9,7 @@ import pytest
 
 import minifcn.functional as F
 from minifcn import Tensor, nn, optim
-from minifcn.autograd import PRIMITIVES, GraphError, debug, grad
+from minifcn.autograd import PRIMITIVES
 from minifcn.functional import reduction
 from minifcn.kernels import elementwise, pooling, softmax
 from minifcn.kernels.elementwise import empty_like, flat, share_out
@@ -123,32 +123,13 @@ def test_relus_gradient_has_the_memory_order_of_its_output(rng):
         assert elementwise.where_positive(g, y).strides == y.strides
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_relu_in_place(rng, order):
-    numbers = rng.choice([*SPECIAL, 1.0, -2.0], (2, 3, 4, 5))
-    x, expected = stored(numbers, order), F.relu(numbers)
-    y = F.relu(x, inplace=True)
-    assert y is x
-    np.testing.assert_array_equal(y, expected)
-
-
-def test_relu_in_place_behind_an_operation_that_needs_no_output(rng):
-    w = Tensor(rng.normal(size=(4, 2, 3, 3)), requires_grad=True)
-    x, gradients = Tensor(rng.normal(size=(2, 2, 6, 5)), requires_grad=True), []
-    for inplace in (False, True):
-        with debug():
-            y = F.relu(F.conv2d(x, w, padding=1), inplace)
-            gradients.append(grad((y * y).sum(), [x, w]))
-    for a, b in zip(*gradients, strict=True):
-        np.testing.assert_array_equal(a.data, b.data)
-
-
-def test_debug_finds_a_relu_that_overwrites_what_is_needed(rng):
-    x = Tensor(rng.normal(size=5), requires_grad=True)
-    with debug():
-        loss = F.relu(F.tanh(x), inplace=True).sum()
-        with pytest.raises(GraphError, match="'output', saved by tanh, was edited"):
-            loss.backward()
+def test_a_relu_that_is_done_only_has_its_gradient_left(rng):
+    numbers = np.maximum(rng.normal(size=(3, 5)), 0)
+    x = Tensor(numbers, requires_grad=True)
+    y = F.relu(x, done=True)
+    assert y.data is numbers
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), numbers > 0)
 
 
 # ---- pooling --------------------------------------------------------------------------------

@@ -127,19 +127,35 @@ def test_layers_of_different_width_and_channels_in_turn_do_not_disturb_each_othe
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("size", [(1, 7, 5, 2, 3, (1, 1)), (2, 4, 3, 3, 2, (0, 0))], ids=str)
-def test_winograd_notices_every_number_that_is_not_finite(size, value, way):
+def test_winograd_notices_every_number_that_is_not_finite(size, value, relu, way):
     x, w, b, g = draw(np.random.default_rng(4), *size)
     for array in (x, w):
         for place in np.ndindex(array.shape):
             before, array[place] = array[place], value
-            assert way.conv2d(x, w, b, size[-1]) is None, place
+            assert way.conv2d(x, w, b, size[-1], relu) is None, place
             array[place] = before
-    assert way.conv2d(x, w, b, size[-1]) is not None
+    assert way.conv2d(x, w, b, size[-1], relu) is not None
     for array in (x, g):
         before, array[0, 0, 0, 0] = array[0, 0, 0, 0], value
         assert way.conv2d_weight(x, g, size[-1]) is None
         array[0, 0, 0, 0] = before
+
+
+def test_what_grows_too_large_in_the_transform_is_noticed_before_a_relu_hides_it(way):
+    rng = np.random.default_rng(12)
+    noticed = 0
+    for place in np.ndindex(1, 4, 3, 1):
+        w = np.zeros((1, 1, 3, 3), np.float32)
+        w[..., 1] = rng.normal(size=3)
+        for value in (3e38, -3e38):
+            x = np.zeros((1, 4, 3, 1), np.float32)
+            x[place] = value
+            plain = way.conv2d(x, w, None, (1, 1))
+            assert (way.conv2d(x, w, None, (1, 1), relu=True) is None) == (plain is None)
+            noticed += plain is None
+    assert noticed > 0
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])

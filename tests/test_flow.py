@@ -32,8 +32,8 @@ def made_by(net, x):
         # A ReLU may work on what its layer does not see: see `nn.in_turn`.
         if step.layer is not None and not isinstance(step.layer, nn.ReLU):
 
-            def forward(x, step=step):
-                y = type(step.layer).forward(step.layer, x)
+            def forward(x, step=step, **options):
+                y = type(step.layer).forward(step.layer, x, **options)
                 found[step.name] = y.shape
                 return y
 

@@ -5,6 +5,7 @@ import pytest
 
 from minifcn import Tensor, models, nn
 from minifcn.autograd import debug
+from minifcn.backend import Error
 
 CHAINS = {
     "conv relu": lambda rng: {"conv": nn.Conv2d(3, 4, 3, rng=rng), "relu": nn.ReLU()},
@@ -71,10 +72,27 @@ def test_the_input_is_never_overwritten():
         assert np.array_equal(x.numpy(), before)
 
 
-def test_a_relu_overwrites_the_convolution_before_it():
+def test_a_convolution_does_the_work_of_the_relu_behind_it():
     layers = CHAINS["conv relu"](np.random.default_rng(0))
-    (_, conv), (_, relu) = nn.in_turn(layers, data())
-    assert np.shares_memory(conv.numpy(), relu.numpy())
+    told = []
+
+    def forward(x, **options):
+        told.append(options)
+        return nn.Conv2d.forward(layers["conv"], x, **options)
+
+    layers["conv"].forward = forward
+    outputs = dict(nn.in_turn(layers, data()))
+    assert list(outputs) == ["relu"]
+    assert outputs["relu"].numpy().min() == 0
+    assert told == [{"relu": True}]
+
+
+def test_an_error_names_the_layer_that_found_it():
+    layers = CHAINS["conv relu pool"](np.random.default_rng(0))
+    for name, chain in (("conv", ["conv", "relu"]), ("pool", ["relu", "pool"])):
+        with pytest.raises(Error) as caught:
+            nn.Sequential({n: layers[n] for n in chain})(Tensor(np.zeros((1, 2, 0, 9), np.float32)))
+        assert caught.value.__notes__ == [f"in layer {name!r}: {layers[name]!r}"]
 
 
 def test_a_pooling_comes_before_its_relu():
@@ -85,12 +103,13 @@ def test_a_pooling_comes_before_its_relu():
     assert outputs["conv"].numpy().min() < 0
 
 
-@pytest.mark.parametrize("needed", ["conv", "relu"])
-def test_outputs_that_are_needed_are_what_the_layers_put_out(needed):
+@pytest.mark.parametrize(("needed", "names"), [("conv", "conv pool"), ("relu", "relu pool")])
+def test_outputs_that_are_needed_are_what_the_layers_put_out(needed, names):
     layers = CHAINS["conv relu pool"](np.random.default_rng(0))
     x, outputs = data(), {}
     for name, output in nn.in_turn(layers, x, needed={needed}):
         outputs[name] = output
+    assert list(outputs) == names.split()
     conv = layers["conv"](x)
     expected = {"conv": conv, "relu": layers["relu"](conv)}[needed]
     assert np.array_equal(outputs[needed].numpy(), expected.numpy())

@@ -1,9 +1,12 @@
 """The four metrics against hand-computed numbers, and their edges."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minifcn.backend import Error
 from minifcn.metrics import ConfusionMatrix, MetricError, boundary_band
@@ -232,3 +235,73 @@ def test_iu_in_a_band_counts_its_pixels_alone():
 def test_boundary_band_refuses(labels, width, message):
     with pytest.raises(MetricError, match=message):
         boundary_band(labels, width)
+
+
+# The definitions of the scoring script that came with the paper
+
+
+def official(pairs, classes):
+    """Return its four numbers, and the IU of each class, of pairs of truth and prediction."""
+    table = np.zeros((classes, classes))
+    for truth, prediction in pairs:
+        counted = (truth >= 0) & (truth < classes)
+        places = classes * truth[counted].astype(int) + prediction[counted]
+        table += np.bincount(places, minlength=classes**2).reshape(classes, classes)
+    right, true, said = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+    iu = right / (true + said - right)
+    share = true / table.sum()
+    there = share > 0
+    numbers = {
+        "pixel_accuracy": right.sum() / table.sum(),
+        "mean_accuracy": np.nanmean(right / true),
+        "mean_iu": np.nanmean(iu),
+        "fw_iu": (share[there] * iu[there]).sum(),
+    }
+    return numbers, iu
+
+
+def label_maps(classes):
+    """Pairs of truth (with ignored pixels) and prediction, for Hypothesis."""
+    pixel = st.tuples(st.sampled_from([*range(classes), 255]), st.integers(0, classes - 1))
+    image = st.lists(pixel, max_size=30).map(
+        lambda pixels: np.array(pixels, np.uint8).reshape(-1, 2)
+    )
+    return st.lists(image, min_size=1, max_size=4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 6).flatmap(lambda k: st.tuples(st.just(k), label_maps(k))))
+def test_the_official_numbers_whatever_is_there(case):
+    """Classes that are absent, only predicted or never predicted; one class; nothing labelled."""
+    classes, images = case
+    pairs = [(image[:, 0], image[:, 1]) for image in images]
+    confusion, loop = ConfusionMatrix(classes), np.zeros((classes, classes), int)
+    for truth, prediction in pairs:
+        confusion.update(truth, prediction)
+        for t, p in zip(truth.tolist(), prediction.tolist(), strict=True):
+            if t != 255:
+                loop[t, p] += 1
+    np.testing.assert_array_equal(confusion.matrix, loop)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing
+        numbers, iu = official(pairs, classes)
+    if not loop.any():
+        assert all(math.isnan(value) for value in confusion.summary().values())
+        return
+    np.testing.assert_allclose(list(confusion.summary().values()), list(numbers.values()))
+    np.testing.assert_allclose(confusion.iu(), iu)
+    present = loop.sum(axis=1) > 0
+    assert confusion.summary("exclude")["mean_iu"] == pytest.approx(iu[present].mean())
+    same = {"pixel_accuracy", "mean_accuracy", "fw_iu"}
+    zero, exclude = confusion.summary(), confusion.summary("exclude")
+    assert {n: zero[n] for n in same} == {n: exclude[n] for n in same}
+
+
+def test_a_matrix_of_all_images_is_not_the_mean_of_the_images():
+    """As the paper counts: an image with few labelled pixels weighs little."""
+    truth = np.array([[0, 0, 0, 0, 0, 0, 0, 1], [0, 1, 255, 255, 255, 255, 255, 255]])
+    prediction = np.array([[0, 0, 0, 0, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0, 0, 0]])
+    confusion = ConfusionMatrix(2)
+    for pair in zip(truth, prediction, strict=True):
+        confusion.update(*pair)
+    assert confusion.mean_iu() == pytest.approx((7 / 9 + 1 / 3) / 2)

@@ -440,12 +440,7 @@ def test_layers_compute_what_pytorch_computes(number):
     np.testing.assert_allclose(ours(Tensor(x)).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.gpu
-def test_a_module_moves_to_the_gpu_and_back():
-    from minifcn.backend import probe_cuda
-
-    if probe_cuda()[0] is None:
-        pytest.skip(probe_cuda()[1])
+def test_a_module_moves_to_the_gpu_and_back(cupy):
     block = Block()
     state = copy.deepcopy(block.state_dict())
     x = np.ones((4, 3), np.float32)
@@ -453,6 +448,5 @@ def test_a_module_moves_to_the_gpu_and_back():
     block.to("cuda")
     assert {p.device for p in block.parameters()} == {"cuda:0"}
     block.load_state_dict(state)  # arrays of the CPU into parameters on the GPU
-    cupy = probe_cuda()[0]
     np.testing.assert_allclose(block(Tensor(cupy.asarray(x))).numpy(), expected, rtol=1e-5)
     assert block.to("cpu").scale.device == "cpu"

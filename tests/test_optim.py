@@ -349,12 +349,7 @@ def test_a_state_that_does_not_fit_changes_nothing(state, message):
     assert optimiser.state_dict()["momenta"] == [None]
 
 
-@pytest.mark.gpu
-def test_a_step_on_the_gpu_is_the_cpus():
-    from minifcn.backend import probe_cuda
-
-    if probe_cuda()[0] is None:
-        pytest.skip(probe_cuda()[1])
+def test_a_step_on_the_gpu_is_the_cpus(cupy):
     results = []
     for device in ("cpu", "cuda"):
         net = nn.Linear(300, 500, rng=np.random.default_rng(0)).to(device)

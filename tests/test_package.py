@@ -229,7 +229,9 @@ def test_what_is_imported_is_declared():
     """The names of the dependencies and extras, against the imports of the source."""
     names = {"pillow": "PIL"}
     project = PROJECT["project"]
-    extras = [d for name in ("keras", "onnx") for d in project["optional-dependencies"][name]]
+    extras = [
+        d for name in ("datasets", "keras", "onnx") for d in project["optional-dependencies"][name]
+    ]
     declared = {
         names.get(n, n)
         for d in project["dependencies"] + extras

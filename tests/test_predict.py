@@ -19,6 +19,12 @@ from minifcn.predict import (
 CLASSES = ("red", "green", "blue")
 
 
+class Samples(list):
+    """A data set of given samples."""
+
+    name, classes, palette, ignore_index = "samples", CLASSES, np.eye(3, dtype=np.uint8) * 255, 255
+
+
 def tiny(num_classes=4):
     rng = np.random.default_rng(0)
     net = models.fcn8s(num_classes, "small", widths=(4, 4, 8, 8, 8), dropout=0.5, rng=rng)
@@ -169,7 +175,6 @@ def test_unknown_device(device):
     assert net.conv1_1.weight.dtype == np.float32
 
 
-@pytest.mark.gpu
 def test_gpu_gives_the_same_classes(xp):
     net = brightest()
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
@@ -240,6 +245,34 @@ def test_an_image_behind_a_link_is_never_replaced(tmp_path):
         plan([tmp_path / "real" / "a.png"], tmp_path / "link")
 
 
+def test_each_head_has_results_of_its_own(tmp_path):
+    (job,) = plan([tmp_path / "a.jpg"], tmp_path / "out", ["sem", "geo"])
+    names = {head: file.name for head, file in job.result.labels.items()}
+    assert names == {"sem": "a.png", "geo": "a_geo.png"}
+    names = {head: file.name for head, file in job.result.overlays.items()}
+    assert names == {"sem": "a_overlay.png", "geo": "a_geo_overlay.png"}
+    with pytest.raises(PredictionError, match=r"both be written to .*a_geo\.png"):
+        plan([tmp_path / "a.jpg", tmp_path / "a_geo.jpg"], tmp_path / "out", ["sem", "geo"])
+
+
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/a", "a\\b"])
+def test_a_name_that_leads_out_of_the_folder(tmp_path, name):
+    images = Samples([data.Sample(np.zeros((4, 4, 3), np.uint8), None, name)])
+    with pytest.raises(PredictionError, match=r"would lie outside of .*out: rename it"):
+        plan([images], tmp_path / "out")
+
+
+def test_files_of_a_data_set_are_never_replaced(tmp_path):
+    image, label = tmp_path / "a.jpg", tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(image)
+    Image.new("L", (4, 4)).save(label)
+    images = data.Files("mine", [data.Item("a", (image,), (label,))], ["sea", "land"])
+    with pytest.raises(
+        PredictionError, match=r"a\.png is one of the images, and the result of mine: a"
+    ):
+        plan([images], tmp_path)
+
+
 # Files
 
 
@@ -279,7 +312,7 @@ def test_progress_within_an_image(photos, loaded, tmp_path):
 
 def test_the_overlay_shows_image_and_legend(photos, loaded, tmp_path):
     (job,) = predict_files(loaded, [photos / "b.png"], tmp_path)
-    pixels = data.read_image(job.overlay)
+    pixels = data.read_image(job.overlays[""])
     colours = set(map(tuple, pixels.reshape(-1, 3).tolist()))
     assert (0, 0, (200 + 255) // 2) in colours  # blended half and half
     assert {(0, 0, 255), (0, 255, 0)} <= colours  # the legend's swatches
@@ -330,3 +363,74 @@ def test_folder_for_results_cannot_be_made(photos, loaded):
 def test_folder_for_results_is_a_file(photos, loaded):
     with pytest.raises(PredictionError, match="cannot be made: File exists"):
         predict_files(loaded, [photos / "b.png"], photos / "gray.jpg")
+
+
+# Data sets
+
+
+def test_a_data_set_beside_files(photos, loaded, tmp_path):
+    green = np.full((6, 8, 3), (0, 200, 0), np.uint8)
+    nested = Samples([data.Sample(green, np.zeros((6, 8), np.uint8), "day 1/green")])
+    done = predict_files(loaded, [photos / "b.png", nested], tmp_path / "out")
+    assert [job.image for job in done] == [photos / "b.png", "samples: day 1/green"]
+    assert (data.read_label(tmp_path / "out" / "day 1" / "green.png") == 1).all()
+    assert (tmp_path / "out" / "day 1" / "green_overlay.png").is_file()
+
+
+def with_net(model, classes, preprocessing):
+    palette = data.voc_palette(len(classes))
+    return weights.Loaded(model, tuple(classes), palette, preprocessing, "")
+
+
+def test_a_net_with_two_heads(photos, tmp_path):
+    model = models.fcn16s({"sem": 3, "geo": 2}, "small", widths=(4, 4, 8, 8, 8))
+    model.score_fr_sem.bias.data[:] = [0, 0, 1]
+    model.score_fr_geo.bias.data[:] = [0, 1]
+    image = data.read_image(photos / "b.png")
+    found = predict(model, image, data.UNIT)
+    assert list(found) == ["sem", "geo"]
+    assert found["geo"].shape == image.shape[:2]
+    two = with_net(model, "abcde", data.UNIT)
+    (job,) = predict_files(two, [photos / "b.png"], tmp_path)
+    assert (data.read_label(job.labels["sem"]) == 2).all()
+    assert (data.read_label(job.labels["geo"]) == 1).all()
+    with Image.open(job.labels["geo"]) as picture:  # the colours of classes d and e
+        assert picture.convert("RGB").getpixel((0, 0)) == tuple(two.palette[4].tolist())
+    assert {file.name for file in tmp_path.glob("b*")} == {
+        "b.png",
+        "b_overlay.png",
+        "b_geo.png",
+        "b_geo_overlay.png",
+    }
+
+
+DEEP = data.Preprocessing("RGB", 1.0, (0.0,) * 4, (1.0,) * 4)
+
+
+def test_images_with_other_channels_come_from_a_data_set(photos, tmp_path):
+    model = models.fcn32s(3, "small", widths=(4, 4, 8, 8, 8), in_channels=4)
+    net = with_net(model, "abc", DEEP)
+    message = r"b\.png: the net takes images with 4 channels, and an image file is read as three"
+    with pytest.raises(PredictionError, match=message):
+        predict_files(net, [photos / "b.png"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    image = np.full((6, 8, 4), (0, 200, 0, 7.5), np.float32)
+    deep = Samples([data.Sample(image, np.zeros((6, 8), np.uint8), "deep")])
+    with pytest.raises(
+        PredictionError, match=r"^samples: its images have 3 channels, the net takes 4"
+    ):
+        predict_files(net, [deep], tmp_path / "out")
+    deep.streams = {"": 4}
+    (job,) = predict_files(net, [deep], tmp_path / "out")
+    assert data.read_image(job.overlays[""]).shape[2] == 3
+
+
+def test_two_streams_are_not_one(tmp_path):
+    model = models.for_data("fcn32s", {"": 3}, {"color": 3, "hha": 3}, backbone="small")
+    net = with_net(model, "abc", DEEP)
+    image = np.zeros((6, 8, 6), np.uint8)
+    both = Samples([data.Sample(image, np.zeros((6, 8), np.uint8), "both")])
+    both.streams = {"": 6}
+    message = "its images have 6 channels, the net takes 3 of color and 3 of hha: choose"
+    with pytest.raises(PredictionError, match=message):
+        predict_files(net, [both], tmp_path)

@@ -9,6 +9,8 @@ from PIL import Image
 
 from minifcn import cli, data, models, prepare, train, weights
 from minifcn.data import CAFFE
+from minifcn.data.fingerprint import fingerprint
+from minifcn.data.sources import SOURCES, Source
 from minifcn.recipes import QUICK, Recipe
 from minifcn.train import TrainingError
 
@@ -32,9 +34,8 @@ def command(capsys):
 def quick(monkeypatch):
     """Make the shapes small in number, so that a run takes a moment."""
     lengths = {"train": 8, "val": 3}
-    monkeypatch.setattr(
-        "minifcn.data.sources.shapes", lambda split: data.shapes(split, lengths.get(split))
-    )
+    few = SOURCES["shapes"]._replace(open=lambda split: data.shapes(split, lengths.get(split)))
+    monkeypatch.setitem(SOURCES, "shapes", few)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def net_file(tmp_path):
 
 
 class Labelled(list):
-    """A data set of images with the given labels, of two classes."""
+    """A data set of black images with the given labels, of two classes."""
 
     classes, palette, ignore_index = ("sea", "land"), np.zeros((2, 3), np.uint8), 255
 
@@ -74,14 +75,16 @@ def test_good_data_pass_without_a_warning_and_every_image_is_told():
     told = []
     sets = Labelled("a", [[0, 1]], [[1, 255]]), Labelled("b", [[0]])
     read = prepare.check_data(*sets, Recipe(1, 0.1), lambda *n: told.append(n))
-    assert read == ({(1, 2)}, {(1, 1)}, [])
+    assert read[:3] == ({(1, 2)}, {(1, 1)}, [])
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_both_data_sets_must_have_the_same_classes():
     other = Labelled("other", [[0, 1]])
     other.classes = ("sea", "ice")
-    with pytest.raises(TrainingError, match=r"other has other classes \(sea, ice\) than one \(sea"):
+    with pytest.raises(
+        data.DataError, match=r"other has other classes \(sea, ice\) than one \(sea"
+    ):
         check(Labelled("one", [[0, 1]]), other)
 
 
@@ -108,6 +111,117 @@ def test_classes_that_never_occur_are_warned_of():
 def test_measuring_on_what_was_learnt_is_warned_of():
     same = Labelled("same", [[0, 1]])
     assert "same is both learnt from and measured on" in check(same, same)[0]
+
+
+def pictures(*numbers):
+    """Return a data set of images that differ; the same number gives the same image."""
+    dataset = Labelled("-", *[np.zeros((4, 4), np.uint8) for _ in numbers])
+    for i, number in enumerate(numbers):
+        image = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        dataset[i] = data.Sample(
+            image, np.arange(16, dtype=np.uint8).reshape(4, 4) % 2, f"n{number}"
+        )
+    return dataset
+
+
+def test_images_that_are_learnt_from_and_measured_on_are_refused():
+    train_set, val_set = pictures(1, 2, 3, 4, 5, 6), pictures(7, 2, 3, 4, 5)
+    train_set.name, val_set.name = "ours", "theirs"
+    with pytest.raises(
+        TrainingError, match=r"^4 of the 5 images of theirs are in ours, too \(n2, n3"
+    ):
+        check(train_set, val_set)
+    assert check(train_set, pictures(7, 8)) == []
+
+
+def test_black_images_may_be_in_both():
+    assert check(Labelled("a", [[0, 1]]), Labelled("b", [[0, 1]])) == []
+
+
+def test_the_images_are_written_down_but_for_black_ones():
+    train_set, val_set = pictures(1, 2, 2), pictures(7)
+    train_set.append(Labelled("black", [[0, 1]])[0])
+    train_set.name = "train"
+    recipe = Recipe(1, 0.1)
+    read = prepare.check_data(train_set, val_set, recipe, lambda done, total: None)
+    assert read.trained_on == {fingerprint(train_set[i].image) for i in (0, 1)}
+    assert read.held_out == {fingerprint(val_set[0].image)}
+
+
+def test_every_head_is_looked_at():
+    train_set, val_set = Labelled("train", *[[[0, 1]]] * 2), Labelled("val", [[0, 1]])
+    heads = {"cover": data.Head(("sea", "land"), None), "kind": data.Head(("wet", "dry"), None)}
+    for dataset, second in ((train_set, 1), (val_set, 255)):
+        dataset.heads = heads
+        for i, (image, label, name) in enumerate(dataset):
+            both = np.stack([label, np.full_like(label, second)], axis=2)
+            dataset[i] = data.Sample(image, both, name)
+    with pytest.raises(TrainingError, match=r"^val: not one pixel has a class: all 1 kind labels"):
+        check(train_set, val_set)
+    val_set[0].label[...] = 1
+    assert check(train_set, val_set) == ["train has no pixel of wet: these cannot be learnt"]
+
+
+def test_images_of_several_sizes_may_be_padded_or_sorted():
+    uneven = Labelled("uneven", [[0, 1]], [[0, 1], [0, 1], [0, 1]])
+    for sizes in ("pad", "bucket"):
+        assert check(uneven, crop=None, batch_size=8, sizes=sizes) == []
+
+
+def test_a_random_scale_needs_a_crop_padding_or_single_batches():
+    scale = {"scale": (0.5, 2.0), "crop": None}
+    even = Labelled("even", [[0, 1]])
+    with pytest.raises(TrainingError, match=r"--scale 0\.5,2 makes images of many sizes, so 8 of"):
+        check(even, **scale, batch_size=8)
+    assert check(even, **scale, batch_size=1) == []
+    assert check(even, **scale, batch_size=8, sizes="pad") == []
+
+
+# The splits
+
+
+@pytest.fixture
+def splits(monkeypatch):
+    """Make a kind of data set with chosen splits; opening one gives the name of the split."""
+
+    def make(*names):
+        source = Source(
+            lambda split, **options: (split, options), lambda **_: list(names), ("x",), False
+        )
+        monkeypatch.setitem(SOURCES, "own", source)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        (("train", "val", "trainval", "test"), ("train", "val")),
+        (("test", "trainval"), ("trainval", "test")),
+        (("trainval", "val"), ("trainval", "val")),
+        (("all",), ("train", "val")),  # which the data set refuses with a message of its own
+    ],
+)
+def test_the_usual_splits_are_chosen(splits, there, chosen):
+    splits(*there)
+    assert prepare.open_both("own?x=1") == tuple((split, {"x": "1"}) for split in chosen)
+    assert prepare.open_both("own", None, "all", "all") == (("all", {}), ("all", {}))
+
+
+def test_a_split_may_be_named_in_the_data(splits):
+    splits("train", "val", "test", "trainval")
+    named, other = "own?split=trainval&x=1", ("val", {"x": "1"})
+    assert prepare.open_both(named) == (("trainval", {"x": "1"}), other)
+    assert prepare.open_both(named, None, None, "test")[1] == ("test", {"x": "1"})
+    assert prepare.open_both("own", "own?split=test")[1] == ("test", {})
+    with pytest.raises(
+        TrainingError, match=r"--train-split train: own.split=val names its split al"
+    ):
+        prepare.open_both("own?split=val", None, "train")
+    with pytest.raises(
+        TrainingError, match=r"--val-split val: own.split=test names its split alre"
+    ):
+        prepare.open_both("own", "own?split=test", None, "val")
 
 
 # The folder
@@ -165,6 +279,12 @@ def test_stages_have_short_and_long_names_and_stand_once():
 def test_the_padding_is_a_number_or_a_word(text):
     with pytest.raises(TrainingError, match=r"--padding .*: give a whole number of at least 0, or"):
         prepare.number_or("smallest", "--padding", text)
+
+
+@pytest.mark.parametrize("text", ["", "1", "2,1", "0,1", "a,b", "1,2,3", "nan,1", "1,inf"])
+def test_a_range_of_factors_is_two_numbers(text):
+    with pytest.raises(TrainingError, match=f"--scale {text}: give two factors above 0"):
+        prepare.two_factors("--scale", text)
 
 
 # The command
@@ -254,6 +374,44 @@ def test_every_option_of_the_net_and_the_recipe_reaches_the_run(command, tmp_pat
 
 
 @pytest.mark.usefixtures("quick")
+def test_the_way_images_are_drawn_reaches_the_run(command, tmp_path):
+    out = tmp_path / "run"
+    changes = (
+        "--scale",
+        "0.8,1.25",
+        "--jitter",
+        0.1,
+        "--sampling",
+        "replacement",
+        "--sizes",
+        "pad",
+    )
+    code, *_ = command(*SMALL, "--stages", "32s", "--steps", 1, *changes, "--out", out)
+    assert code == 0
+    config = json.loads((out / "config.json").read_text())
+    expected = {"scale": [0.8, 1.25], "jitter": 0.1, "sampling": "replacement", "sizes": "pad"}
+    assert expected.items() <= config["stages"]["fcn32s"].items()
+    assert config["heads"] == {"": 4}
+    assert config["streams"] == {"": 3}
+    told = weights.load(out / "fcn32s" / "best.safetensors").trained_on
+    assert told == {fingerprint(sample.image) for sample in data.shapes("train", 8)}
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_the_starting_weights_know_is_known_of_the_new_ones(command, tmp_path):
+    out, again = tmp_path / "run", tmp_path / "again"
+    command(*SMALL, "--stages", "32s", "--steps", 1, "--out", out)
+    first = out / "fcn32s" / "best.safetensors"
+    options = ("--crop", 0, "--stages", "32s", "--steps", 1, "--init", first, "--out", again)
+    spec = ("--data", "shapes?split=val", "--val-split", "train")
+    code, _, notes = command(*spec, *options)
+    assert code == 0
+    assert "the weights of --init were trained on 8 of the 8 images of shapes train" in notes
+    told = weights.load(again / "fcn32s" / "best.safetensors").trained_on
+    assert len(told) == 11
+
+
+@pytest.mark.usefixtures("quick")
 def test_weights_for_other_classes_need_a_word(command, net_file, tmp_path):
     out = tmp_path / "run"
     options = ("--data", "landcover", "--init", net_file, "--stages", "32s", "--steps", 1)
@@ -296,6 +454,10 @@ def test_a_bad_label_file_stops_before_anything_is_written(command, tmp_path):
             ("--data", "shapes", "--recipe", "light", "--lr", "1e-10"),
             "is one for a loss that is su",
         ),
+        (("--data", "shapes?split=val", "--train-split", "train"), "names its split already, val"),
+        (("--data", "shapes", "--preprocessing", "published"), "shapes train has no rule of that"),
+        (("--data", "shapes", "--scale", "2"), "--scale 2: give two factors above 0"),
+        (("--data", "shapes", "--crop", "0", "--scale", "1,2"), "makes images of many sizes"),
         (("--data", "shapes", "--padding", "some"), "--padding some: give a whole number"),
         (("--data", "shapes", "--width", "0.5"), "the backbone small has its channels"),
         (

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minifcn import Tensor, cli, data, models, pretrain, train, weights
+from minifcn import Tensor, cli, data, models, pretrain, weights
 from minifcn import functional as F
 from minifcn.data import DataError, Sample
+from minifcn.evaluation import evaluate
 from minifcn.pretrain import TileDataset, TileLoader, tile_classes
 from minifcn.recipes import Recipe
 from minifcn.train import Observer, TrainingError
@@ -152,7 +153,7 @@ def test_every_classifier_learns(name):
     losses = [step.loss for step in pretrain.fit_classifier(model, Halves(30), recipe)]
     assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])
     tiles = TileDataset(Halves(30, seed=1), 40)
-    assert train.evaluate(model, tiles).pixel_accuracy() > 0.9
+    assert evaluate(model, tiles)[""].pixel_accuracy() > 0.9
 
 
 def test_the_first_loss_is_the_mean_over_tiles():
@@ -263,7 +264,8 @@ def test_a_run_beats_the_commonest_class_and_saves_the_net(tmp_path):
     assert loaded.model.config == result.model.config
     for name, array in result.model.state_dict().items():
         np.testing.assert_array_equal(loaded.model.state_dict()[name], array)
-    again = train.evaluate(loaded.model, TileDataset(Halves(9, seed=1), 40), loaded.preprocessing)
+    tiles = TileDataset(Halves(9, seed=1), 40)
+    again = evaluate(loaded.model, tiles, loaded.preprocessing)[""]
     np.testing.assert_array_equal(again.matrix, result.matrix.matrix)
 
 
@@ -272,7 +274,7 @@ def test_held_out_tiles_are_preprocessed_as_in_training(tmp_path, monkeypatch):
 
     def note(*arguments):
         given.extend(arguments)
-        return train.evaluate(*arguments)
+        return evaluate(*arguments)
 
     monkeypatch.setattr(pretrain, "evaluate", note)
     recipe = replace(RECIPE, steps=1)

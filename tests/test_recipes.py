@@ -24,6 +24,7 @@ def test_heavy_has_the_numbers_of_the_released_nets():
     assert (recipe.batch_size, recipe.accumulate, recipe.crop) == (1, 1, None)
     assert (recipe.bias_lr, recipe.bias_decay, recipe.caffe) == (2.0, 0.0, True)
     assert (recipe.max_norm, recipe.flip, recipe.steps) == (None, False, 100_000)
+    assert (recipe.sampling, light()["fcn32s"].sampling) == ("replacement", "epochs")
     assert rates(heavy) == [1e-10, 1e-12, 1e-14]
     assert rates(heavy, at_once=True) == [1e-10] * 3
     assert heavy(at_once=True)["fcn8s"].steps == 300_000
@@ -144,6 +145,11 @@ def test_unknown_recipes_and_numbers_are_refused():
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"accumulate": 0}, "accumulate=0 must be at least 1"),
         ({"reduction": "none"}, "reduction='none' must be one of mean, sum, batchmean"),
+        ({"sampling": "twice"}, "sampling='twice' must be one of epochs, replacement"),
+        ({"sizes": "any"}, "sizes='any' must be one of same, pad, bucket"),
+        ({"jitter": 1.5}, "jitter=1.5 must be 0 to 1"),
+        ({"scale": (2.0, 1.0)}, "scale=2.0,1.0: two factors above 0, the smaller one first"),
+        ({"scale": (0.0, 1.0)}, "scale=0.0,1.0: two factors above 0"),
     ],
 )
 def test_numbers_that_make_no_recipe_are_refused(numbers, message):

@@ -50,7 +50,6 @@ def test_types_are_never_mixed_silently():
     assert (leaf([1.0], np.float32) * np.arange(1, 2)).numpy().tolist() == [1]  # whole numbers may
 
 
-@pytest.mark.gpu
 def test_devices_are_never_mixed_silently(cupy):
     with pytest.raises(DeviceError, match=r"add got x \(cuda:0\) and y \(cpu\)"):
         Tensor(cupy.ones(2)) + Tensor(np.ones(2))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from minifcn import baselines, data, models, train, weights
-from minifcn.autograd import Tensor
+from minifcn.evaluation import evaluate
 from minifcn.metrics import ConfusionMatrix
-from minifcn.models.surgery import SurgeryError
+from minifcn.models.surgery import SurgeryError, transplant
 from minifcn.recipes import NETS, Recipe, RecipeError
 from minifcn.train import Observer, TrainingError
 
@@ -72,7 +72,7 @@ def test_the_loss_falls_and_the_net_beats_the_commonest_class():
     losses = [step.loss for step in train.fit(model, data.Loader(TRAIN, 8), recipe)]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
     commonest = baselines.evaluate_baselines(TRAIN, VAL)["commonest class"]
-    matrix = train.evaluate(model, VAL)
+    matrix = evaluate(model, VAL)[""]
     assert matrix.pixel_accuracy() > commonest.pixel_accuracy() + 0.03
     assert matrix.mean_iu() > 1.5 * commonest.mean_iu()
 
@@ -83,7 +83,7 @@ def test_a_net_can_learn_one_batch_by_heart():
     recipe = Recipe(steps=120, lr=0.1, weight_decay=0, batch_size=2, crop=None)
     for _ in train.fit(model, data.Loader(batch, 2), recipe):
         pass
-    assert train.evaluate(model, batch).pixel_accuracy() > 0.97
+    assert evaluate(model, batch)[""].pixel_accuracy() > 0.97
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -197,50 +197,17 @@ def test_a_rate_too_high_stops_the_run_with_advice_and_leaves_no_weights(tmp_pat
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "run/fcn32s/log.jsonl"))
 
 
-# Evaluation
+def test_weights_that_are_not_finite_stop_the_run_before_they_are_measured(tmp_path, monkeypatch):
+    def broken(model, *arguments):
+        model.fc6.bias.data[3] = np.inf
+        yield train.Step(3, 3, 1.0, 0.1, 0.0)
 
-
-def test_evaluation_counts_what_the_net_says(rng):
-    model = net()
-    model.score_fr.weight.data[...] = rng.normal(size=model.score_fr.weight.shape)
-    told = []
-    matrix = train.evaluate(model, VAL, data.CAFFE, progress=lambda *numbers: told.append(numbers))
-    expected = ConfusionMatrix(4)
-    for image, label, _ in VAL:
-        scores = model(Tensor(data.CAFFE(image)[None])).numpy()
-        expected.update(label, scores[0].argmax(axis=0))
-    np.testing.assert_array_equal(matrix.matrix, expected.matrix)
-    assert len(np.unique(np.nonzero(matrix.matrix.sum(0)))) > 1  # else this shows nothing
-    assert told == [(i, 6) for i in range(1, 7)]
-
-
-def test_evaluation_leaves_the_mode_as_it_was():
-    model = net(dropout=0.5)
-    for training in (True, False):
-        model.train(training)
-        first, second = (train.evaluate(model, VAL).matrix for _ in range(2))
-        np.testing.assert_array_equal(first, second)  # nothing is dropped
-        assert model.training is training
-
-
-@pytest.mark.parametrize(
-    ("counts", "share"),
-    [
-        ([[60, 0], [40, 0]], "100.0%"),
-        ([[59950, 50], [39990, 10]], "99.9%"),
-        ([[59900, 100], [39900, 100]], None),  # 0.2 per cent are given the other class
-        ([[1000, 0], [5, 0]], None),  # the truth itself has nearly one class only
-        ([[0, 0], [0, 0]], None),
-    ],
-)
-def test_a_net_that_says_one_class_only_is_warned_of(counts, share):
-    matrix = ConfusionMatrix(2)
-    matrix.matrix[...] = counts
-    warning = train.one_class_warning(matrix, ["sea", "land"])
-    if share is None:
-        assert warning is None
-    else:
-        assert warning.startswith(f"{share} of all pixels are predicted as 'sea'")
+    monkeypatch.setattr(train, "fit", broken)
+    with pytest.raises(
+        TrainingError, match=r"weights of fc6.bias are not finite after step 3: the"
+    ):
+        run(tmp_path, {"fcn32s": RECIPE})
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 # A run
@@ -315,13 +282,13 @@ def fake_scores(monkeypatch, scores):
     """Make each evaluation find the next of these shares of right pixels."""
     given = iter(scores)
 
-    def evaluate(*arguments):
+    def fake(*arguments):
         matrix = ConfusionMatrix(4)
         score = next(given)
         matrix.matrix[...] = score * np.eye(4) + (100 - score) * np.eye(4)[::-1]
-        return matrix
+        return {"": matrix}
 
-    monkeypatch.setattr(train, "evaluate", evaluate)
+    monkeypatch.setattr(train, "evaluate", fake)
 
 
 def test_a_stage_starts_from_the_best_weights_of_the_one_before(tmp_path, monkeypatch):
@@ -413,6 +380,182 @@ def test_an_unloaded_trunk_is_not_fine_tuned(tmp_path):
 
 
 def test_data_sets_of_different_classes_are_refused(tmp_path):
-    with pytest.raises(TrainingError, match="shapes train and landcover val have different class"):
+    with pytest.raises(
+        data.DataError, match=r"landcover val has other classes \(water, .* than sha"
+    ):
         run(tmp_path / "run", {"fcn32s": RECIPE}, val_set=data.landcover("val"))
     assert not (tmp_path / "run").exists()
+
+
+# Several heads and streams
+
+
+class Doubled(list):
+    """A data set with a second kind of labels: whether there is any shape."""
+
+    classes, palette, ignore_index = VAL.classes, VAL.palette, 255
+
+    def __init__(self, dataset):
+        super().__init__(self.doubled(i, sample) for i, sample in enumerate(dataset))
+        self.name = f"doubled {dataset.name}"
+        any_shape = data.Head(("no", "yes"), VAL.palette[:2])
+        self.heads = {"kind": data.Head(VAL.classes, VAL.palette), "any": any_shape}
+
+    @staticmethod
+    def doubled(number, sample):
+        any_shape = (sample.label > 0).astype(np.uint8)
+        any_shape[: 8 * number + 8] = 255  # so that each image counts differently
+        return sample._replace(label=np.stack([sample.label, any_shape], axis=2))
+
+
+DOUBLED = Doubled(VAL)
+
+
+def test_the_losses_of_two_heads_add_up():
+    model = net("fcn16s")
+    both = models.for_data(
+        "fcn16s", {"kind": 4, "any": 2}, {"": 3}, backbone="small", widths=WIDTHS
+    )
+    transplant(both, model, new_scores=True)
+    first = next(train.fit(both, data.Loader(DOUBLED, 3), replace(RECIPE, batch_size=3)))
+    assert first.loss == pytest.approx(math.log(4) + math.log(2), abs=1e-6)
+    assert both.score_fr_kind.weight.numpy().any()
+    assert both.score_fr_any.weight.numpy().any()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+def test_each_head_learns_as_if_it_were_alone(reduction):
+    """The trunk stands still, so the heads do not meet."""
+    rate = 0.1 if reduction == "mean" else 1e-5
+    recipe = replace(RECIPE, steps=2, lr=rate, reduction=reduction, batch_size=2, accumulate=2)
+    both = models.fcn32s({"kind": 4, "any": 2}, "small", widths=WIDTHS, learn_trunk=False)
+    list(train.fit(both, data.Loader(DOUBLED, 2), recipe))
+    for number, (head, classes) in enumerate({"kind": 4, "any": 2}.items()):
+        alone = models.fcn32s(classes, "small", widths=WIDTHS, learn_trunk=False)
+        transplant(alone, both, new_scores=True)
+        images = listed(s._replace(label=s.label[:, :, number]) for s in DOUBLED)
+        list(train.fit(alone, data.Loader(images, 2), recipe))
+        found, expected = getattr(both, f"score_fr_{head}").weight.numpy(), alone.score_fr.weight
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-8)
+        assert found.any()
+
+
+def test_a_net_without_the_heads_of_the_data_is_refused():
+    with pytest.raises(
+        TrainingError, match="the net has the heads kind, the data labels for kind, any"
+    ):
+        next(train.fit(net(), data.Loader(DOUBLED, 2), RECIPE))
+
+
+def test_a_run_with_two_heads_tells_of_each_and_is_judged_by_the_first(tmp_path, monkeypatch):
+    scores = iter([10, 30, 20])
+
+    def fake(*arguments):
+        good = next(scores)
+        kind, any_shape = ConfusionMatrix(4), ConfusionMatrix(2)
+        kind.matrix[...] = good * np.eye(4) + (100 - good) * np.eye(4)[::-1]
+        any_shape.matrix[...] = (100 - good) * np.eye(2) + good * np.eye(2)[::-1]
+        return {"kind": kind, "any": any_shape}
+
+    monkeypatch.setattr(train, "evaluate", fake)
+    observer = Recorder()
+    stages = {"fcn32s": replace(RECIPE, batch_size=2)}
+    results = run(tmp_path, stages, DOUBLED, DOUBLED, eval_every=1, observer=observer)
+    assert results["fcn32s"].step == 2
+    assert list(results["fcn32s"].matrices) == ["kind", "any"]
+    assert results["fcn32s"].matrix.pixel_accuracy() == 0.3
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["fcn32s"]
+    assert metrics["kind"]["pixel_accuracy"] == 0.3
+    assert metrics["any"]["pixel_accuracy"] == 0.7
+    log = [line for line in lines(tmp_path / "fcn32s" / "log.jsonl") if "kind" in line]
+    assert [(line["step"], line["any"]["pixel_accuracy"]) for line in log] == [
+        (1, 0.9),
+        (2, 0.7),
+        (3, 0.8),
+    ]
+    told = [event[1:] for event in observer.events if event[0] == "evaluated"]
+    assert told[:4] == [
+        ("fcn32s kind", 1, True),
+        ("fcn32s any", 1, True),
+        ("fcn32s kind", 2, True),
+        ("fcn32s any", 2, True),
+    ]
+    loaded = weights.load(tmp_path / "fcn32s" / "best.safetensors")
+    assert loaded.heads["any"].classes == ("no", "yes")
+    assert loaded.classes == (*VAL.classes, "no", "yes")
+
+
+class Streamed(list):
+    """A data set whose images have the colours twice, as two streams or as one."""
+
+    classes, palette, ignore_index = VAL.classes, VAL.palette, 255
+
+    def __init__(self, streams):
+        twice = [s._replace(image=np.concatenate([s.image, s.image[:, ::-1]], axis=2)) for s in VAL]
+        super().__init__(twice)
+        self.name, self.streams = f"streamed {streams}", streams
+
+
+SIX = data.Preprocessing("RGB", 1 / 255, (0.5,) * 6, (0.25,) * 6)
+
+
+@pytest.mark.parametrize("streams", [{"": 6}, {"color": 3, "hha": 3}])
+def test_a_staged_run_on_images_of_several_streams(tmp_path, streams):
+    images = Streamed(streams)
+    frozen = replace(RECIPE, steps=1, lr=0.0)
+    stages = {"fcn32s": RECIPE, "fcn16s": frozen, "fcn8s": frozen}
+    results = run(tmp_path, stages, images, images, preprocessing=SIX)
+    assert results["fcn8s"].model.streams == streams
+    first, last = (results[name].model.state_dict() for name in ("fcn32s", "fcn8s"))
+    shared = set(first) & set(last)
+    assert len(shared) >= 16 * len(streams)
+    for name in shared:
+        np.testing.assert_array_equal(first[name], last[name], err_msg=name)
+    loaded = weights.load(tmp_path / "fcn16s" / "best.safetensors")
+    assert (loaded.model.stride, loaded.model.streams) == (16, streams)
+    assert loaded.preprocessing == SIX
+
+
+def test_early_fusion_starts_from_a_net_for_colours(tmp_path):
+    parent, images = net("fcn32s", seed=5), Streamed({"": 6})
+    frozen = {"fcn32s": replace(RECIPE, steps=1, lr=0.0, weight_decay=0.0)}
+    run(tmp_path, frozen, images, images, preprocessing=SIX, init=parent)
+    model = weights.load(tmp_path / "fcn32s" / "best.safetensors").model
+    wide, narrow = model.conv1_1.weight.numpy(), parent.conv1_1.weight.numpy()
+    np.testing.assert_array_equal(wide[:, :3], narrow)
+    np.testing.assert_allclose(wide[:, 5], narrow.mean(axis=1), rtol=1e-6)
+    start = " ".join((tmp_path / "fcn32s" / "start.txt").read_text().split())
+    assert "conv1_1.weight widened (8, 3, 4, 4) -> (8, 6, 4, 4)" in start
+
+
+def test_two_streams_with_two_heads_are_refused(tmp_path):
+    images = Doubled(VAL)
+    images.streams = {"color": 3, "hha": 3}
+    with pytest.raises(models.ModelError, match="all must be the same, with one head"):
+        run(tmp_path, {"fcn32s": RECIPE}, images, images)
+
+
+def test_data_sets_of_different_channels_are_refused(tmp_path):
+    with pytest.raises(
+        data.DataError, match=r"streamed .* have other channels \(6\) than .* \(3\)"
+    ):
+        run(tmp_path, {"fcn32s": RECIPE}, val_set=Streamed({"": 6}))
+
+
+def test_the_images_that_were_learnt_from_are_written_down(tmp_path):
+    run(tmp_path, {"fcn32s": replace(RECIPE, steps=1)}, trained_on={7, 2**63})
+    for name in ("best", "last"):
+        loaded = weights.load(tmp_path / "fcn32s" / f"{name}.safetensors")
+        assert loaded.trained_on == {7, 2**63}
+
+
+def test_workers_change_nothing(tmp_path):
+    stages = {
+        "fcn32s": replace(RECIPE, sampling="replacement", jitter=0.2, scale=(0.8, 1.2), crop=48)
+    }
+    first, second = (
+        run(tmp_path / str(n), stages, workers=n)["fcn32s"].model.state_dict() for n in (0, 1)
+    )
+    assert same(first, second)
+    plain = {"fcn32s": replace(stages["fcn32s"], sampling="epochs")}
+    assert not same(first, run(tmp_path / "plain", plain)["fcn32s"].model.state_dict())

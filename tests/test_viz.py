@@ -231,7 +231,7 @@ def test_other_letters_need_another_font(monkeypatch):
 
     monkeypatch.setattr(ImageFont, "truetype", truetype)
     monkeypatch.setattr(viz.ImageFont, "load_default", lambda size: size)
-    assert viz._font(14, "plain") == 14
+    assert viz.font_for(14, "plain") == 14
     assert asked == []
-    assert viz._font(14, "Straße") == 15
+    assert viz.font_for(14, "Straße") == 15
     assert asked == list(viz.SYSTEM_FONTS[:2])

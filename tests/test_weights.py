@@ -115,6 +115,43 @@ def test_header_without_the_tensors(path):
     assert (header.dtype, header.classes, header.origin) == ("float32", CLASSES, "a test")
 
 
+def test_the_images_that_it_was_trained_on(path):
+    assert weights.load(path).trained_on == weights.read_header(path).trained_on == frozenset()
+    numbers = {0, 7, 2**64 - 1}
+    weights.save(tiny(), path, **FACTS, trained_on=numbers)
+    assert weights.load(path).trained_on == weights.read_header(path).trained_on == numbers
+    # Other classes, the same images:
+    assert weights.load(path, classes=5).trained_on == numbers
+
+
+def test_the_classes_of_each_head(path):
+    for read in (weights.load, weights.read_header):
+        assert list(read(path).heads) == [""]
+        assert read(path).heads[""].classes == CLASSES
+    model, facts = tiny(num_classes={"kind": 3, "any": 2}), {**FACTS, "classes": "abcde"}
+    weights.save(model, path, **facts | {"palette": data.voc_palette(5)})
+    for read in (weights.load, weights.read_header):
+        heads = read(path).heads
+        assert {name: head.classes for name, head in heads.items()} == {
+            "kind": ("a", "b", "c"),
+            "any": ("d", "e"),
+        }
+        np.testing.assert_array_equal(heads["any"].palette, data.voc_palette(5)[3:])
+
+
+def test_a_net_of_two_streams_comes_back(path):
+    streams = {"color": 3, "depth": 1}
+    options = {"backbone": "small", "widths": (4, 4, 8, 8, 8)}
+    net = models.for_data("fcn16s", {"": 4}, streams, **options)
+    rule = data.Preprocessing("RGB", 1.0, (1, 2, 3, 4), (1, 1, 1, 1))
+    weights.save(net, path, **FACTS | {"preprocessing": rule})
+    again = weights.load(path)
+    assert (again.model.config, again.model.streams) == (net.config, streams)
+    assert again.heads[""].classes == CLASSES
+    x = Tensor(np.random.default_rng(1).normal(size=(1, 4, 20, 30)).astype(np.float32))
+    np.testing.assert_array_equal(again.model.eval()(x).data, net.eval()(x).data)
+
+
 def test_everyone_may_read_a_new_file(path):
     (path.parent / "other").touch()
     assert path.stat().st_mode == (path.parent / "other").stat().st_mode
@@ -281,6 +318,8 @@ def test_a_damaged_entry_is_named(path, name, text):
         ("model", '{"model": "resnet"}', "its net cannot be built: model 'resnet' is unknown"),
         ("model", '{"model": "fcn8s", "depth": 3}', "its net cannot be built"),
         ("model", "{}", "its net cannot be built"),
+        ("trained_on", "AAA=", "2 bytes: it must be a multiple of 8"),
+        ("trained_on", "é", "packed fingerprints: not base64 text"),
     ],
 )
 def test_an_entry_that_makes_no_sense(path, entry, text, reason):

@@ -124,11 +124,11 @@ class Workshop:
             return asdict(cell)
         told: dict[str, Any] = {"net": cell.net, "width": self.plan.scale.width}
         if isinstance(cell, Classifying):
-            recipe = asdict(self._classifier_recipe(cell))
+            recipe = numbers(self._classifier_recipe(cell))
             return told | {"tile": TILE, "recipe": recipe}
         stages = self._stages(cell, self._rate(job))
         told |= {"options": cell.options, "padding": PADDING[cell.net]}
-        told |= {"stages": {name: asdict(recipe) for name, recipe in stages.items()}}
+        told |= {"stages": {name: numbers(recipe) for name, recipe in stages.items()}}
         if cell.start:
             told["start"] = self.settings(Job(cell.start, job.seed, self.plan.cells[cell.start]))
         return told
@@ -231,7 +231,18 @@ class Workshop:
                 return {**known, "diverged": str(error)}
             known["training_seconds"] = round(time.perf_counter() - begin, 1)
         model = list(done.values())[-1].model
+        assert isinstance(model, FCN)  # the images are of one kind
         return {**measure(model, val_set), **known, **facts(model)}
+
+
+def numbers(recipe: recipes.Recipe) -> dict[str, Any]:
+    """Return the numbers of a recipe, as they are kept with a result.
+
+    What recipes came to have after the first results is left out where it changes nothing.
+    """
+    later = {"scale": None, "jitter": 0.0, "sampling": "epochs", "sizes": "same"}
+    told = asdict(recipe)
+    return {n: value for n, value in told.items() if n not in later or value != later[n]}
 
 
 def measure(model: FCN, dataset: Dataset) -> dict[str, float]:

@@ -35,6 +35,7 @@ HEAVY: dict[str, Any] = {
     "accumulate": 1,
     "bias_lr": 2.0,
     "bias_decay": 0.0,
+    "sampling": "epochs",  # as in the light one: what is compared are the losses and the batches
 }
 # Seen from above nothing is up: every flip and turn of a tile is as good as the tile.
 TURNS: dict[str, Any] = {"flip_vertical": True, "rotate": True}

@@ -98,6 +98,46 @@ def streams_of(dataset: Dataset) -> dict[str, int]:
     return dict(streams) if streams else {"": 3}
 
 
+def check_alike(train_set: Dataset, val_set: Dataset) -> None:
+    """Refuse two data sets with other classes, kinds of labels or kinds of images.
+
+    >>> from minifcn.data import shapes
+    >>> check_alike(shapes("train"), shapes("val"))
+
+    Raises
+    ------
+    DataError
+        With what each of them has.
+    """
+    ours, theirs = (
+        {name: head.classes for name, head in heads_of(one).items()} for one in (train_set, val_set)
+    )
+    if ours != theirs:
+        here, there = (
+            "; ".join(f"{name}: {', '.join(names)}".removeprefix(": ") for name, names in h.items())
+            for h in (ours, theirs)
+        )
+        raise DataError(
+            f"{val_set.name} has other classes ({there}) than {train_set.name} ({here})"
+        )
+    if (streams := streams_of(train_set)) != (others := streams_of(val_set)):
+        raise DataError(
+            f"the images of {val_set.name} have other channels ({channels_in_words(others)}) than "
+            f"those of {train_set.name} ({channels_in_words(streams)})"
+        )
+
+
+def channels_in_words(streams: Mapping[str, int]) -> str:
+    """Return the channels of each kind of image, for messages.
+
+    >>> channels_in_words({"": 4}), channels_in_words({"color": 3, "hha": 3})
+    ('4', '3 of color and 3 of hha')
+    """
+    return " and ".join(
+        f"{count} of {name}" if name else str(count) for name, count in streams.items()
+    )
+
+
 def check_label(label: np.ndarray, num_classes: int, source: object) -> None:
     """Make sure that every label is a class number or 255.
 
@@ -109,10 +149,13 @@ def check_label(label: np.ndarray, num_classes: int, source: object) -> None:
     wrong = (label >= num_classes) & (label != IGNORE)
     if wrong.any():
         row, column = np.argwhere(wrong)[0].tolist()
+        from_one = (label[wrong] == num_classes).all() and label.min() > 0
         raise DataError(
             f"{source}: label value {label[row, column]} at row {row}, column {column} "
             f"({int(wrong.sum())} such pixels): with {num_classes} classes the values must be "
             f"0 to {num_classes - 1}, or {IGNORE} for pixels to ignore"
+            + "; do these count the classes from 1, not from 0?"
+            * bool(from_one)
         )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minifcn.data.dataset import IGNORE, DataError, Head, Sample, check_label
-from minifcn.data.images import read_image, read_label, voc_palette
+from minifcn.data.images import read_image, read_label, read_size, voc_palette
 from minifcn.data.preprocessing import Preprocessing
 
 
@@ -103,6 +103,14 @@ class Files:
         image = images[0] if len(images) == 1 else _side_by_side(images)
         return Sample(image, labels[0] if len(labels) == 1 else np.stack(labels, axis=2), name)
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return the height and width of an image, without decoding it where that is possible."""
+        first = self._read_images if callable(self._read_images) else self._read_images[0]
+        if first is read_image:
+            return read_size(self.items[index].images[0])
+        height, width = self[index].label.shape[:2]
+        return height, width
+
 
 Reader = Callable[[Path], np.ndarray]
 
@@ -139,3 +147,26 @@ def check_items(name: str, items: Sequence[Item]) -> None:
             f"{file}: no such {'label' if file in item.labels else 'image'} file, for "
             f"{item.name!r} of {name} ({len(missing)} files of {len(items)} samples are missing)"
         )
+
+
+def check_folders(path: Path, folders: Sequence[str], layout: str) -> None:
+    """Make sure that a data set's folders are there.
+
+    Parameters
+    ----------
+    path
+        The data set's folder.
+    folders
+        What must be in it.
+    layout
+        The expected tree and where the data are published; ``{path}`` in it is replaced.
+
+    Raises
+    ------
+    DataError
+        With the missing folders and the layout.
+    """
+    missing = [folder for folder in folders if not (path / folder).is_dir()]
+    if missing:
+        found = f"has no {' and no '.join(missing)}" if path.is_dir() else "is not a folder"
+        raise DataError(f"{path} {found}; expected is:{layout.format(path=path)}")

@@ -6,9 +6,10 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from minifcn.data.dataset import DataError
 from minifcn.files import replacing
@@ -38,7 +39,7 @@ def read_image(path: str | Path) -> np.ndarray:
     with _open(path) as picture:
         _load(picture, path)
         _turn_upright(picture, path)
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+    if _is_gray16(picture):
         values = np.asarray(picture).astype(np.uint32)
         gray = ((values + 128) // 257).astype(np.uint8)  # 65535 -> 255, rounded
         return np.repeat(gray[:, :, None], 3, axis=2)
@@ -53,8 +54,63 @@ def read_image(path: str | Path) -> np.ndarray:
     return np.array(picture.convert("RGB"))
 
 
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Return the height and width of the image that `read_image` gives, from the file's header.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or is no image, or its EXIF data are damaged.
+    """
+    with _open(path) as picture:
+        width, height = picture.size
+        try:
+            sideways = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        except BROKEN as error:
+            raise DataError(f"{path}: EXIF data are damaged: {error}") from None
+    return (width, height) if sideways else (height, width)
+
+
+def read_gray16(path: str | Path) -> np.ndarray:
+    """Return the values of a 16-bit gray image as they are, as depth maps are stored.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint16 (H, W).
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged, or is an image of another kind.
+    """
+    with _open(path) as picture:
+        _load(picture, path)
+    if not _is_gray16(picture):
+        raise DataError(f"{path}: image is of mode {picture.mode}: it must be 16-bit gray")
+    return np.asarray(picture).astype(np.uint16)
+
+
+class LabelPixels(NamedTuple):
+    """What a label file holds, before it is known what it means.
+
+    Attributes
+    ----------
+    values
+        uint8 or uint16 (H, W), or the colours of the pixels, uint8 (H, W, 3).
+    palette
+        uint8 (N, 3), the colours in which the first values are shown; None if there is no palette.
+    """
+
+    values: np.ndarray
+    palette: np.ndarray | None = None
+
+
+ADVICE = "a label must be a PNG of palette indices or 8-bit gray values, the class numbers"
+
+
 def read_label(path: str | Path) -> np.ndarray:
-    """Return a label file's class numbers, one per pixel: palette indices or 8-bit gray values.
+    """Return a label file's class numbers, one per pixel: palette indices or gray values.
 
     The colours of a palette image are not looked at: its indices are the class numbers, as in
     PASCAL VOC. Everything that does not hold class numbers exactly is refused.
@@ -67,23 +123,68 @@ def read_label(path: str | Path) -> np.ndarray:
     Raises
     ------
     DataError
-        If the file is missing or damaged, or is an RGB, 16-bit, 1-bit or JPEG image.
+        If the file is missing or damaged, is an RGB, 1-bit or JPEG image, or has 16 bits and a
+        value above 255.
+    """
+    values = read_label_pixels(path).values
+    if values.max() > 255:
+        row, column = np.argwhere(values > 255)[0].tolist()
+        raise DataError(
+            f"{path}: label value {values[row, column]} at row {row}, column {column}: {ADVICE}"
+        )
+    return values.astype(np.uint8, copy=False)
+
+
+def read_label_pixels(path: str | Path, *, colours: bool = False) -> LabelPixels:
+    """Return what a label file holds: 8-bit or 16-bit numbers, or colours where they are wanted.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged, or is an image that cannot hold labels exactly.
     """
     with _open(path) as picture:
-        advice = "a label must be a PNG of palette indices or 8-bit gray values, the class numbers"
         if picture.format == "JPEG":
             raise DataError(
-                f"{path}: JPEG changes pixel values, and class numbers with them: {advice}"
+                f"{path}: JPEG changes pixel values, and class numbers with them: {ADVICE}"
             )
         # Pillow stretches 2-bit and 4-bit gray to 0-255, which would multiply the class numbers.
         few_bits = any(tile.args in ("L;2", "L;4") for tile in getattr(picture, "tile", ()))
-        if picture.mode not in ("P", "L") or few_bits:
-            found = "gray with 2 or 4 bits" if few_bits else f"of mode {picture.mode}"
-            hint = (
-                " (colours are not numbers: map each to its class)" if "RGB" in picture.mode else ""
-            )
-            raise DataError(f"{path}: image is {found}{hint}: {advice}")
-        return np.array(_load(picture, path))
+        _load(picture, path)
+    mode = picture.mode
+    if few_bits:
+        raise DataError(f"{path}: image is gray with 2 or 4 bits: {ADVICE}")
+    if mode == "P":
+        palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        return LabelPixels(np.array(picture), palette)
+    if mode == "L":
+        return LabelPixels(np.array(picture))
+    if _is_gray16(picture):
+        return LabelPixels(np.asarray(picture).astype(np.uint16))
+    if mode in ("RGB", "RGBA") and colours:
+        return LabelPixels(_opaque(np.asarray(picture), path))
+    hint = ""
+    if mode in ("RGB", "RGBA"):
+        channels = np.asarray(picture)[:, :, :3]
+        equal = (channels == channels[:, :, :1]).all()
+        hint = " (its three channels are equal: save one of them)" if equal else COLOURS_HINT
+    raise DataError(f"{path}: image is of mode {mode}{hint}: {ADVICE}")
+
+
+COLOURS_HINT = (
+    " (colours are not numbers: give each class its colour in classes.txt, as 'road 128 64 128')"
+)
+
+
+def _opaque(pixels: np.ndarray, path: str | Path) -> np.ndarray:
+    """Return red, green, blue, where there is nothing that shines through."""
+    if pixels.shape[2] == 4 and (pixels[:, :, 3] != 255).any():
+        row, column = np.argwhere(pixels[:, :, 3] != 255)[0].tolist()
+        raise DataError(
+            f"{path}: label is transparent at row {row}, column {column} (alpha "
+            f"{pixels[row, column, 3]}): save it without an alpha channel"
+        )
+    return pixels[:, :, :3]
 
 
 def save_label(path: str | Path, label: np.ndarray, palette: np.ndarray) -> None:
@@ -185,6 +286,11 @@ def _load(picture: Image.Image, path: str | Path) -> Image.Image:
             f"{path}: image has no pixels: width {picture.width}, height {picture.height}"
         )
     return picture
+
+
+def _is_gray16(picture: Image.Image) -> bool:
+    """Tell whether values are 16-bit gray; Pillow may hold those of a PNG file in 32 bits."""
+    return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG")
 
 
 def _turn_upright(picture: Image.Image, path: str | Path) -> None:

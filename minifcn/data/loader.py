@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import get_args
 
 import numpy as np
 
+from minifcn.data.ahead import by_thread
+from minifcn.data.collate import Batch, collate
 from minifcn.data.dataset import DataError, Dataset, Sample
+from minifcn.data.order import Order, Sampling, Sizes, sizes_of
 from minifcn.data.preprocessing import UNIT, Preprocessing
 from minifcn.data.transforms import augment
+from minifcn.data.workers import by_processes
 
+__all__ = ["Batch", "Loader"]
 
-class Batch(NamedTuple):
-    """What a net is fed with in one step.
-
-    Attributes
-    ----------
-    images
-        float32 (N, 3, H, W), preprocessed, stored channels-last.
-    labels
-        int64 (N, H, W), 255 where ignored.
-    names
-        The names of the N samples.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    names: tuple[str, ...]
+CHANGES = 1  # the part of a random generator's seed that is for changes of images; see order.py
 
 
 class Loader:
     """Turns the samples of a data set into batches.
 
-    Training batches come from one endless sequence: the data set in a shuffled order, then in
-    another, and so on. Which samples make batch number s, and how each is changed, follows from
-    ``seed`` and s alone, so a run that stops after step s goes on exactly with ``steps(s)``.
+    Which samples make training batch number s, and how each is changed, follows from ``seed`` and s
+    alone: neither from the number of workers nor from where a run began, so a run that stops after
+    step s goes on exactly with ``steps(s)``.
 
     Parameters
     ----------
@@ -47,14 +38,32 @@ class Loader:
         How pixels become the net's input.
     seed
         Decides the order and the random changes; 0 or more.
-    crop, flip, flip_vertical, rotate, jitter
+    crop, flip, flip_vertical, rotate, jitter, scale
         The random changes of training samples: see :func:`minifcn.data.augment`.
+    workers
+        Processes that make batches ahead of their use. With 0 a thread does; that is enough where
+        a batch is made in less time than a step takes. Processes need a data set that can be
+        pickled, and scripts with ``if __name__ == "__main__":``.
+    prefetch
+        Batches in the making or ready, for the thread or for each process; with 0 and no workers
+        each batch is made when it is asked for.
+    sizes
+        How images of different sizes make a batch. ``"same"``: not at all, that is an error.
+        ``"pad"``: continued below and to the right to the largest, with the mean colour and the
+        label 255. ``"bucket"``: each batch has images of one size; the last of each size in a pass
+        may be smaller. The sizes of all images are then looked up here.
+    sampling
+        ``"epochs"``: pass after pass over the data set, each in another order. ``"replacement"``:
+        each image drawn from all.
+    shard
+        ``(rank, ranks)``: for training in several processes, of each batch only the images rank,
+        rank + ranks, ...
 
     Raises
     ------
     DataError
-        If the data set is empty, a number is out of range, or the images of one batch differ in
-        size.
+        If the data set is empty, a number or a word is out of range, or the images of one batch
+        differ in size.
 
     Examples
     --------
@@ -77,66 +86,115 @@ class Loader:
         flip_vertical: bool = False,
         rotate: bool = False,
         jitter: float = 0.0,
+        scale: tuple[float, float] | None = None,
+        workers: int = 0,
+        prefetch: int = 2,
+        sizes: Sizes = "same",
+        sampling: Sampling = "epochs",
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         if len(dataset) == 0:
             raise DataError(f"data set {dataset.name} is empty: nothing to load")
-        if batch_size < 1:
-            raise DataError(f"batch_size is {batch_size}: it must be at least 1")
-        if seed < 0:
-            raise DataError(f"seed is {seed}: it must be 0 or more")
+        _at_least("batch_size", batch_size, 1)
+        _at_least("seed", seed, 0)
+        _at_least("workers", workers, 0)
+        _at_least("prefetch with workers" if workers else "prefetch", prefetch, min(workers, 1))
+        if sizes not in get_args(Sizes):
+            raise DataError(f"sizes is {sizes!r}: it must be one of {', '.join(get_args(Sizes))}")
+        _check_shard(shard, batch_size, sizes)
         self.dataset = dataset
         self.batch_size = batch_size
         self.preprocessing = preprocessing
         self.seed = seed
+        self.workers, self.prefetch = workers, prefetch
+        self.pad = sizes == "pad"
+        self.shard = shard
         self.changes = {
             "crop": crop,
             "flip": flip,
             "flip_vertical": flip_vertical,
             "rotate": rotate,
             "jitter": jitter,
+            "scale": scale,
         }
+        self.sizes = sizes_of(dataset) if sizes == "bucket" else None
+        self.order = Order(len(dataset), batch_size, seed, sampling, self.sizes)
+        self.parts = _parts(len(dataset), batch_size, self.sizes, shard)
 
-    def steps(self, start: int = 0) -> Iterator[Batch]:
-        """Yield training batches without end, from batch number ``start`` on."""
-        position = start * self.batch_size
-        epoch, order = -1, np.empty(0, np.int64)
-        while True:
-            samples = []
-            for place in range(position, position + self.batch_size):
-                if place // len(self.dataset) != epoch:
-                    epoch = place // len(self.dataset)
-                    order = self.order(epoch)
-                sample = self.dataset[int(order[place % len(self.dataset)])]
-                rng = np.random.default_rng([self.seed, 1, place])
-                samples.append(augment(sample, rng, **self.changes))  # type: ignore[arg-type]
-            yield self.collate(samples)
-            position += self.batch_size
+    def steps(self, start: int = 0) -> Generator[Batch, None, None]:
+        """Yield training batches without end, from batch number ``start`` on.
 
-    def order(self, epoch: int) -> np.ndarray:
-        """Return the shuffled sample numbers of one pass over the data set."""
-        return np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.dataset))
+        Closing the iterator ends the workers; so does throwing it away.
+        """
+        _at_least("start", start, 0)
+        yield from self._ahead(self.batch, itertools.count(start), self.workers)
+
+    def batch(self, number: int) -> Batch:
+        """Return one training batch."""
+        rank, ranks = self.shard
+        places = enumerate(self.order(number), start=number * self.batch_size)
+        samples = []
+        for place, index in list(places)[rank::ranks]:
+            rng = np.random.default_rng([self.seed, CHANGES, place])
+            samples.append(augment(self.dataset[index], rng, **self.changes))  # type: ignore[arg-type]
+        return self.collate(samples)
 
     def in_order(self) -> Iterator[Batch]:
         """Yield every sample once, first to last, unchanged; the last batch may be smaller."""
-        for first in range(0, len(self.dataset), self.batch_size):
-            last = min(first + self.batch_size, len(self.dataset))
-            yield self.collate([self.dataset[i] for i in range(first, last)])
+        numbers = range(len(self.parts))
+        yield from self._ahead(self.part, numbers, min(self.workers, len(numbers)))
+
+    def part(self, number: int) -> Batch:
+        """Return one batch of `in_order`."""
+        return self.collate([self.dataset[index] for index in self.parts[number]])
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Stack samples of one size into a batch."""
-        first = samples[0]
-        for other in samples[1:]:
-            if other.label.shape != first.label.shape:
-                raise DataError(
-                    f"images of one batch differ in size: {first.name} is {_size(first)}, "
-                    f"{other.name} is {_size(other)} (height x width): choose crop= to cut windows "
-                    "of one size, or batch_size=1"
-                )
-        images = self.preprocessing(np.stack([sample.image for sample in samples]))
-        labels = np.stack([sample.label for sample in samples]).astype(np.int64)
-        return Batch(images, labels, tuple(sample.name for sample in samples))
+        """Stack samples to a batch."""
+        return collate(samples, self.preprocessing, self.pad)
+
+    def _ahead(
+        self, make: Callable[[int], Batch], numbers: Iterable[int], workers: int
+    ) -> Iterator[Batch]:
+        """Return an iterator over batches, by their numbers, made as chosen."""
+        if workers:
+            return by_processes(make, numbers, workers, self.prefetch)
+        return by_thread(make, numbers, self.prefetch) if self.prefetch else map(make, numbers)
 
 
-def _size(sample: Sample) -> str:
-    height, width = sample.label.shape
-    return f"{height} x {width}"
+def _parts(
+    count: int, batch_size: int, sizes: np.ndarray | None, shard: tuple[int, int]
+) -> list[range]:
+    """Return the samples of each batch in order: those of one shard, of one size if it matters."""
+    # Where a run of images of one size begins, and the end.
+    edges = [0, count]
+    if sizes is not None:
+        edges[1:1] = (np.flatnonzero((sizes[1:] != sizes[:-1]).any(axis=1)) + 1).tolist()
+    rank, ranks = shard
+    parts = [
+        range(first, min(first + batch_size, end))[rank::ranks]
+        for begin, end in itertools.pairwise(edges)
+        for first in range(begin, end, batch_size)
+    ]
+    return [part for part in parts if part]
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        more = f"{least} or more" if least == 0 else f"at least {least}"
+        raise DataError(f"{name} is {value}: it must be {more}")
+
+
+def _check_shard(shard: tuple[int, int], batch_size: int, sizes: Sizes) -> None:
+    rank, ranks = shard
+    if not 0 <= rank < ranks:
+        raise DataError(f"shard is {rank} of {ranks}: the rank must be 0 to {ranks - 1}")
+    if batch_size % ranks:
+        raise DataError(
+            f"batch_size is {batch_size}: {ranks} processes that share each batch must get "
+            "equally many images"
+        )
+    if ranks > 1 and sizes == "bucket":
+        raise DataError(
+            "sizes='bucket' makes batches of different lengths, which processes cannot share "
+            "equally: choose sizes='pad' or crop="
+        )

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minifcn.data.dataset import DataError
+from minifcn.data.dataset import DataError, Dataset, streams_of
+
+COLOURS = 3  # channels of a picture: red, green, blue
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,12 @@ class Preprocessing:
     Parameters
     ----------
     order
-        ``"RGB"`` or ``"BGR"``: the order of the channels that the net sees.
+        ``"RGB"`` or ``"BGR"``: the order in which the net sees the first three channels. Further
+        ones, as depth, stay where they are.
     scale
-        What the pixel values 0-255 are multiplied with first: 1 or 1/255.
+        What the pixel values are multiplied with first: 1 or 1/255 for colours from 0 to 255.
     mean, std
-        Three numbers each, in the net's channel order, in units of the scaled pixels.
+        A number for each channel, in the net's channel order, in units of the scaled pixels.
 
     Examples
     --------
@@ -39,8 +42,8 @@ class Preprocessing:
 
     order: Literal["RGB", "BGR"]
     scale: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if self.order not in ("RGB", "BGR"):
@@ -49,13 +52,39 @@ class Preprocessing:
             raise DataError(
                 f"preprocessing: scale is {self.scale}: it must be above 0, as 1 or 1/255"
             )
-        for name in ("mean", "std"):
+        for name in ("std", "mean"):
             values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 3 or not all(map(math.isfinite, values)):
-                raise DataError(f"preprocessing: {name} is {values}: it must be three numbers")
             object.__setattr__(self, name, values)  # a list from JSON becomes a tuple
+            if not values:
+                raise DataError(f"preprocessing: {name} is (): it must have a number per channel")
+            if len(values) != self.channels or not all(map(math.isfinite, values)):
+                count = {1: "one number", 3: "three numbers"}.get(self.channels)
+                count = count or f"{self.channels} numbers"
+                raise DataError(f"preprocessing: {name} is {values}: it must be {count}")
         if min(self.std) <= 0:
             raise DataError(f"preprocessing: std is {self.std}: each must be above 0")
+        if self.order == "BGR" and self.channels < COLOURS:
+            raise DataError(
+                f"preprocessing: order is 'BGR' with mean {self.mean}: it turns three channels "
+                "around: with fewer the order must be 'RGB'"
+            )
+
+    @property
+    def channels(self) -> int:
+        """How many channels an image must have."""
+        return len(self.std)
+
+    @property
+    def channel_order(self) -> str:
+        """The order of the channels in words.
+
+        >>> UNIT.channel_order, Preprocessing("BGR", 1, (0,) * 4, (1,) * 4).channel_order
+        ('RGB', 'BGR and 1 more')
+        """
+        if self.channels < COLOURS:
+            return "1 channel" if self.channels == 1 else f"{self.channels} channels"
+        more = self.channels - COLOURS
+        return f"{self.order} and {more} more" if more else self.order
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return the net's input for an image, or for a stack of images of one size.
@@ -63,40 +92,59 @@ class Preprocessing:
         Parameters
         ----------
         image
-            uint8 (..., H, W, 3), red, green, blue.
+            (..., H, W, C): uint8 (..., H, W, 3), red, green, blue; for another number of channels
+            uint8 or, where one is no colour, float32.
 
         Returns
         -------
         numpy.ndarray
-            float32 (..., 3, H, W), stored channels-last (a view of a (..., H, W, 3) buffer).
+            float32 (..., C, H, W), stored channels-last (a view of a (..., H, W, C) buffer).
 
         Raises
         ------
         DataError
             If the image is of another type or shape.
         """
-        if image.dtype != np.uint8 or image.ndim < 3 or image.shape[-1] != 3:
+        # Float colours would be of unknown range (0 to 1?), so three channels must be uint8.
+        types = (np.uint8,) if self.channels == COLOURS else (np.uint8, np.float32)
+        if image.dtype not in types or image.ndim < 3 or image.shape[-1] != self.channels:
+            kinds = " or ".join(np.dtype(kind).name for kind in types)
             raise DataError(
                 f"preprocessing: got an image of {image.dtype}, shape {image.shape}: "
-                "it must be uint8 of shape (H, W, 3)"
+                f"it must be {kinds} of shape (H, W, {self.channels})"
             )
-        *lead, height, width, _ = image.shape
-        if self.order == "BGR":
-            image = image[..., ::-1]
+        *lead, height, width, channels = image.shape
+        image = self._turned(image)
         # One long row of pixels after the other: NumPy is slow on an innermost axis of length 3.
-        rows = image.reshape(*lead, height, width * 3).astype(np.float32)
+        rows = image.reshape(*lead, height, width * channels).astype(np.float32)
         if self.scale != 1:
             rows *= np.float32(self.scale)
         rows -= np.tile(np.asarray(self.mean, np.float32), width)
         rows /= np.tile(np.asarray(self.std, np.float32), width)
-        # (..., H, W*3) -> (..., H, W, 3) -> (..., 3, H, W)
-        return np.moveaxis(rows.reshape(*lead, height, width, 3), -1, -3)
+        # (..., H, W*C) -> (..., H, W, C) -> (..., C, H, W)
+        return np.moveaxis(rows.reshape(*lead, height, width, channels), -1, -3)
 
     def invert(self, x: np.ndarray) -> np.ndarray:
-        """Return the image, uint8 (..., H, W, 3), of which ``x`` (..., 3, H, W) is the input."""
+        """Return the image (..., H, W, C) of which ``x`` (..., C, H, W) is the input.
+
+        It is uint8 with three channels; float32 with another number, as some may be no colours.
+        """
         pixels = np.moveaxis(np.asarray(x, np.float64), -3, -1) * self.std + self.mean
-        image = np.clip(np.rint(pixels / self.scale), 0, 255).astype(np.uint8)
-        return image[..., ::-1] if self.order == "BGR" else image
+        pixels = self._turned(pixels / self.scale)
+        if self.channels != COLOURS:
+            return pixels.astype(np.float32)
+        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+    def _turned(self, image: np.ndarray) -> np.ndarray:
+        """Return (..., H, W, C) with the first three channels turned around, if the order is BGR.
+
+        Done twice, it gives the image back.
+        """
+        if self.order == "RGB":
+            return image
+        if self.channels == COLOURS:
+            return image[..., ::-1]
+        return image[..., [2, 1, 0, *range(COLOURS, self.channels)]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rule as plain values, fit for JSON."""
@@ -167,3 +215,20 @@ net learns faster (FCN-8s after 600 steps: mean IU 0.544 against 0.521; one seed
 """
 
 PRESETS = {"unit": UNIT, "caffe": CAFFE, "landcover": LANDCOVER}
+
+
+def presets_of(dataset: Dataset) -> dict[str, Preprocessing]:
+    """Return the rules for the images of a data set, by name.
+
+    These are its own, among them ``"published"`` where nets for it have been published, and those
+    of `PRESETS` for as many channels. ``"unit"`` is always there, for nets trained from scratch;
+    for images with other channels than colours it is the data set's own.
+
+    >>> from minifcn.data import shapes
+    >>> list(presets_of(shapes("val")))
+    ['unit', 'caffe', 'landcover']
+    """
+    own: Mapping[str, Preprocessing] = getattr(dataset, "presets", None) or {}
+    channels = sum(streams_of(dataset).values())
+    fitting = {name: rule for name, rule in PRESETS.items() if rule.channels == channels}
+    return fitting | dict(own)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minifcn.data.camvid import PUBLISHED as CAMVID_SIZES
+from minifcn.data.camvid import camvid, camvid_splits
+from minifcn.data.cityscapes import PUBLISHED as CITYSCAPES_SIZES
+from minifcn.data.cityscapes import cityscapes, cityscapes_splits
+from minifcn.data.context import CONTEXT_PUBLISHED, context, context_splits
 from minifcn.data.dataset import DataError, Dataset
-from minifcn.data.folder import folder
+from minifcn.data.folder import FOLDER_OPTIONS, folder, folder_splits
+from minifcn.data.label_codes import LABEL_OPTIONS
 from minifcn.data.landcover import landcover
+from minifcn.data.nyud import NYUD_PUBLISHED, nyud, nyud_splits
+from minifcn.data.pairs import pairs, pairs_splits
+from minifcn.data.sbd import SBD_PUBLISHED, sbd, sbd_splits
 from minifcn.data.shapes import shapes
+from minifcn.data.siftflow import SIFTFLOW_PUBLISHED, siftflow, siftflow_splits
+from minifcn.data.voc import VOC_PUBLISHED, voc, voc_splits
 
 
 class Source(NamedTuple):
@@ -25,12 +36,19 @@ class Source(NamedTuple):
         Whether it lies in a folder, or is part of the package.
     splits
         Returns the names of the splits that there are: ``splits(path, **options)``.
+    published
+        How many samples the published splits have, by the name of the split, or by that of the data
+        set (``"VOC2012 val"``) where there are several editions.
+    about
+        What it is, in a few words.
     """
 
     open: Callable[..., Dataset]
     splits: Callable[..., list[str]]
     options: tuple[str, ...] = ()
     has_path: bool = True
+    published: Mapping[str, int] = {}
+    about: str = ""
 
 
 class Spec(NamedTuple):
@@ -43,9 +61,75 @@ class Spec(NamedTuple):
 
 
 SOURCES: dict[str, Source] = {
-    "landcover": Source(landcover, lambda: ["train", "val"], has_path=False),
-    "shapes": Source(shapes, lambda: ["train", "val"], has_path=False),
-    "folder": Source(folder, lambda path: ["train", "val", "all"]),
+    "landcover": Source(
+        landcover,
+        lambda: ["train", "val"],
+        has_path=False,
+        about="Satellite tiles of 128 x 128 pixels, 8 classes of land cover; part of the package",
+    ),
+    "shapes": Source(
+        shapes,
+        lambda: ["train", "val"],
+        has_path=False,
+        about="Circles, squares and triangles drawn on the fly, 4 classes; no files",
+    ),
+    "voc": Source(
+        voc,
+        voc_splits,
+        ("sbd", "labels"),
+        published=VOC_PUBLISHED,
+        about="PASCAL VOC 2011 or 2012: photographs, 20 kinds of things and background",
+    ),
+    "sbd": Source(
+        sbd,
+        sbd_splits,
+        published=SBD_PUBLISHED,
+        about="Semantic Boundaries Dataset: PASCAL VOC's classes on 11,355 photographs",
+    ),
+    "context": Source(
+        context,
+        context_splits,
+        ("voc", "background"),
+        published=CONTEXT_PUBLISHED,
+        about="PASCAL-Context: photographs, 59 classes of things and stuff, and background",
+    ),
+    "folder": Source(
+        folder, folder_splits, FOLDER_OPTIONS, about="Your own images and labels, in a folder"
+    ),
+    "csv": Source(
+        pairs,
+        pairs_splits,
+        ("classes", *LABEL_OPTIONS),
+        about="Your own images and labels, listed in a CSV file",
+    ),
+    "camvid": Source(
+        camvid,
+        camvid_splits,
+        ("classes",),
+        published=CAMVID_SIZES,
+        about="CamVid: road scenes seen from a car, 11 or 31 classes",
+    ),
+    "cityscapes": Source(
+        cityscapes,
+        cityscapes_splits,
+        ("labels",),
+        published=CITYSCAPES_SIZES,
+        about="Cityscapes: street scenes, 19 classes",
+    ),
+    "nyud": Source(
+        nyud,
+        nyud_splits,
+        ("input",),
+        published=NYUD_PUBLISHED,
+        about="NYUDv2: rooms, 40 classes; images of colour, depth, or both",
+    ),
+    "siftflow": Source(
+        siftflow,
+        siftflow_splits,
+        ("labels",),
+        published=SIFTFLOW_PUBLISHED,
+        about="SIFT Flow: outdoor scenes, labelled twice: 33 classes, and 3 of geometry",
+    ),
 }
 
 
@@ -127,3 +211,13 @@ def splits_of(spec: str) -> list[str]:
     """
     kind, path, _, options = parse(spec)
     return SOURCES[kind].splits(*([] if path is None else [path]), **options)
+
+
+def published_size(kind: str, split: str, dataset: Dataset) -> int | None:
+    """Return how many samples a published split has, or None where that is not known.
+
+    >>> published_size("shapes", "val", open_dataset("shapes", "val")) is None
+    True
+    """
+    published = SOURCES[kind].published
+    return published.get(dataset.name, published.get(split))

@@ -60,3 +60,66 @@ def check_disjoint(what: str, ours: Iterable[str], other: str, theirs: Iterable[
             f"{what} and {other} share {len(both)} images, {both[0]!r} first: held-out images must "
             "not be trained on"
         )
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """Return the split files NAME.txt in a folder, by NAME."""
+    files = sorted(file for file in folder.glob("*.txt") if not file.name.startswith("."))
+    return {file.stem: file for file in files}
+
+
+def read_ids(folder: Path, split: str) -> list[str]:
+    """Return the names in a folder's split file ``split``.txt, which name files without a folder.
+
+    Raises
+    ------
+    DataError
+        If there is no such split, it is empty or lists a name twice, or a line is a path.
+    """
+    files = split_files(folder)
+    if split not in files:
+        known = ", ".join(files) or "none"
+        raise DataError(
+            f"{folder}: unknown split {split!r}: there is no {split}.txt; known are {known}"
+        )
+    names = read_split(files[split])
+    for name in names:
+        if "/" in name or "\\" in name or name == "..":
+            raise DataError(
+                f"{files[split]}: {name!r} is a path: each line must be the name of an image, "
+                "without folder and ending"
+            )
+    return names
+
+
+def check_train_val(folder: Path) -> None:
+    """Refuse a folder whose train.txt and val.txt, where both exist, share images."""
+    files = split_files(folder)
+    if "train" in files and "val" in files:
+        train, val = read_split(files["train"]), read_split(files["val"])
+        check_disjoint(str(files["train"]), train, files["val"].name, val)
+
+
+# Splits with these names share no images with these others.
+HELD_OUT = {
+    "train": ("val", "test"),
+    "val": ("train", "test"),
+    "trainval": ("test",),
+    "test": ("train", "val", "trainval"),
+}
+
+
+def check_held_out(folder: Path, split: str, ids: Iterable[str]) -> None:
+    """Refuse a split with images of another that it must not share any with, as train and test.
+
+    Only splits are looked at that have a file in the folder.
+
+    Raises
+    ------
+    DataError
+        With the number of shared images, and the first.
+    """
+    ids, files = list(ids), split_files(folder)
+    for other in HELD_OUT.get(split, ()):
+        if other in files:
+            check_disjoint(f"{folder}: {split}", ids, other, read_split(files[other]))

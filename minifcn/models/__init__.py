@@ -64,6 +64,7 @@ __all__ = [
     "fcn8s",
     "fcn16s",
     "fcn32s",
+    "for_data",
     "googlenet",
     "googlenet_torchvision",
     "googlenet_torchvision_trunk",
@@ -214,6 +215,52 @@ def build(model: str, **options: Any) -> Any:
     if model not in MODELS:
         raise ModelError(f"model {model!r} is unknown: use one of {', '.join(MODELS)}")
     return MODELS[model](**options)
+
+
+def for_data(
+    model: str,
+    heads: Mapping[str, int],
+    streams: Mapping[str, int],
+    *,
+    rng: np.random.Generator | None = None,
+    **options: Any,
+) -> FCN | LateFusion:
+    """Return a net for a data set with these kinds of labels and of images.
+
+    Parameters
+    ----------
+    model
+        ``"fcn32s"``, ``"fcn16s"`` or ``"fcn8s"``.
+    heads
+        The number of classes of each kind of labels, by name. The name of a single one is not used:
+        its net is like any other.
+    streams
+        The channels of each kind of images, by name. All channels of one stream go into one net
+        (early fusion); of several streams each has a net of its own (late fusion).
+    rng, **options
+        As for `build`: options of every stream's net.
+
+    Raises
+    ------
+    ModelError
+        If an option is out of range, or there are several streams and several heads.
+
+    Examples
+    --------
+    >>> for_data("fcn16s", {"sem": 5, "geo": 3}, {"": 4}, backbone="small").streams
+    {'': 4}
+    >>> for_data("fcn32s", {"": 5}, {"color": 3, "hha": 3}, backbone="small").streams
+    {'color': 3, 'hha': 3}
+    """
+    counts = dict(heads) if len(heads) > 1 else sum(heads.values())
+    each = {
+        name: {"model": model, "num_classes": counts, **options, "in_channels": channels}
+        for name, channels in streams.items()
+    }
+    if len(each) == 1:
+        (only,) = each.values()
+        return build(rng=rng, **only)
+    return late_fusion(each, rng=rng)
 
 
 def trunk_options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -151,6 +151,16 @@ class FCN(nn.Module):
         """Return the scores of a head for every pixel of an image of this size."""
         return F.crop(getattr(self, self.last + head)(score), size, self.offset)
 
+    @property
+    def streams(self) -> dict[str, int]:
+        """The channels of the images that it takes, by name; the name is "", as there is one kind.
+
+        See `minifcn.data.streams_of`.
+        """
+        first = next(iter(self.trunk_layers().values()))
+        assert isinstance(first, nn.Conv2d)  # of every trunk
+        return {"": first.in_channels}
+
     def trunk_layers(self) -> dict[str, nn.Module]:
         """Return the layers before the scores, by name."""
         return {name: getattr(self, name) for name in self.trunk_names}

@@ -60,7 +60,7 @@ class LateFusion(nn.Module):
         self.stream_names = tuple(streams)
         for name, net in streams.items():
             setattr(self, name, net)
-        self.num_classes = first.num_classes
+        self.num_classes, self.heads, self.stride = first.num_classes, first.heads, first.stride
         self.config: dict[str, Any] = {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,17 +68,38 @@ class LateFusion(nn.Module):
 
         The first stream sees the first channels of x (N, C, H, W), the next one the next.
         """
-        nets = [getattr(self, name) for name in self.stream_names]
-        widths = [next(iter(net.trunk_layers().values())).in_channels for net in nets]
-        if x.ndim != 4 or x.shape[1] != sum(widths):
-            takes = ", ".join(f"{n} {w}" for n, w in zip(self.stream_names, widths, strict=True))
-            rule = f"x must be (N, {sum(widths)}, H, W): channels for {takes}"
+        self.check_image(x)
+        nets, scores, start = self.nets, [], 0
+        for net, channels in zip(nets, self.streams.values(), strict=True):
+            image = x[:, start : start + channels]
+            scores.append(net.coarse_scores(image)[""] * (1 / len(nets)))
+            start += channels
+        return nets[0].enlarged(sum(scores[1:], scores[0]), x.shape[2:])
+
+    @property
+    def nets(self) -> list[FCN]:
+        """The net of each stream."""
+        return [getattr(self, name) for name in self.stream_names]
+
+    @property
+    def streams(self) -> dict[str, int]:
+        """The channels of each kind of image, by name: see `minifcn.data.streams_of`."""
+        return {
+            name: net.streams[""] for name, net in zip(self.stream_names, self.nets, strict=True)
+        }
+
+    def check_image(self, x: Any) -> None:
+        """Raise an error unless the net can score every pixel of x: images, or their shape.
+
+        Raises
+        ------
+        ShapeError
+            If x is not (N, C, H, W) with the channels of all streams, or too small for a net.
+        """
+        shape, channels = getattr(x, "shape", x), sum(self.streams.values())
+        if len(shape) != 4 or shape[1] != channels:
+            takes = ", ".join(f"{name} {count}" for name, count in self.streams.items())
+            rule = f"x must be (N, {channels}, H, W): channels for {takes}"
             raise shape_error("late fusion", rule, x=x)
-        total, start = None, 0
-        for net, width in zip(nets, widths, strict=True):
-            image = x[:, start : start + width]
-            net.check_image(image)
-            score = net.coarse_scores(image)[""] * (1 / len(nets))
-            total = score if total is None else total + score
-            start += width
-        return nets[0].enlarged(total, x.shape[2:])
+        for net in self.nets:
+            net.check_image(shape)

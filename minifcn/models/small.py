@@ -14,6 +14,7 @@ def small_trunk(
     *,
     padding: int = 1,
     dropout: float = 0.0,
+    in_channels: int = 3,
     rng: np.random.Generator | None = None,
 ) -> Trunk:
     """Return a trunk of VGG's plan with few channels, for images from 2 x 2 pixels on.
@@ -30,6 +31,8 @@ def small_trunk(
     dropout
         Share of fc6's and fc7's activations that is dropped in training; a small net from random
         weights underfits, so none.
+    in_channels
+        3 for colour images.
     rng
         Draws the starting weights.
 
@@ -40,7 +43,7 @@ def small_trunk(
     """
     rng = rng or np.random.default_rng()
     layers: dict[str, nn.Module] = {
-        "conv1_1": nn.Conv2d(3, widths[0], 4, stride=2, padding=padding, rng=rng),
+        "conv1_1": nn.Conv2d(in_channels, widths[0], 4, stride=2, padding=padding, rng=rng),
         "relu1_1": nn.ReLU(),
     }
     stages = tuple((width,) * depth for width, depth in zip(widths, depths, strict=True))

@@ -62,6 +62,8 @@ class Converted(NamedTuple):
         The file's name, and what kind of file it is.
     source_sha256
         The file's checksum.
+    trained_on
+        The images that it was trained on, if the file was one of minifcn's that tells them.
     """
 
     net: FCN | Classifier
@@ -71,6 +73,7 @@ class Converted(NamedTuple):
     palette: np.ndarray
     origin: str
     source_sha256: str
+    trained_on: frozenset[int] = frozenset()
 
     def facts(self) -> dict[str, Any]:
         """Return all that `minifcn.weights.save` wants to know beside net and file."""
@@ -80,6 +83,7 @@ class Converted(NamedTuple):
             "preprocessing": self.preprocessing,
             "origin": self.origin,
             "source_sha256": self.source_sha256,
+            "trained_on": self.trained_on,
         }
 
 
@@ -174,6 +178,7 @@ def convert(
         palette,
         header.origin if header else f"{path.name} ({kind}), converted by minifcn {__version__}",
         (header and header.source_sha256) or checksum,
+        header.trained_on if header else frozenset(),
     )
 
 
@@ -197,7 +202,14 @@ def load(path: str | Path, *, progress: Progress | None = None, **options: Any) 
     if is_own(path) and not options:
         return load_own(path, progress)
     found = convert(path, progress=progress, **options)
-    return Loaded(found.net, found.class_names, found.palette, found.preprocessing, found.origin)
+    return Loaded(
+        found.net,
+        found.class_names,
+        found.palette,
+        found.preprocessing,
+        found.origin,
+        found.trained_on,
+    )
 
 
 def load_fcn(path: str | Path, **options: Any) -> Loaded:

@@ -6,7 +6,7 @@ Every text in the header can be damaged or made up, so each is looked at before 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from .._version import __version__
 from ..backend import Error
-from ..data import Preprocessing
+from ..data import Head, Preprocessing
+from ..data.fingerprint import unpack
 
 FORMAT, VERSION = "minifcn weights", 1
 DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64"}
@@ -57,6 +58,9 @@ class Header(NamedTuple):
         Element type of all tensors.
     shapes
         Name to shape of each tensor.
+    trained_on
+        `minifcn.data.fingerprint` of the images that the weights were trained on, as far as that
+        was written down.
     """
 
     config: dict[str, Any]
@@ -68,6 +72,31 @@ class Header(NamedTuple):
     minifcn: str
     dtype: str
     shapes: dict[str, tuple[int, ...]]
+    trained_on: frozenset[int] = frozenset()
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """The classes and colours of each head of the net; the name is "" if there is only one."""
+        told: Any = self.config.get("num_classes")
+        several = isinstance(told, dict) and all(isinstance(count, int) for count in told.values())
+        counts = told if several else {"": len(self.classes)}
+        return heads_by_name(counts, self.classes, self.palette)
+
+
+def heads_by_name(
+    counts: Mapping[str, int], classes: tuple[str, ...], palette: np.ndarray
+) -> dict[str, Head]:
+    """Return the classes of each head, of those of all heads one after the other.
+
+    >>> heads = heads_by_name({"sem": 2, "geo": 1}, ("a", "b", "c"), np.zeros((3, 3), np.uint8))
+    >>> {name: head.classes for name, head in heads.items()}
+    {'sem': ('a', 'b'), 'geo': ('c',)}
+    """
+    found, start = {}, 0
+    for name, count in counts.items():
+        found[name] = Head(classes[start : start + count], palette[start : start + count])
+        start += count
+    return found
 
 
 def read_header(path: str | Path) -> Header:
@@ -179,10 +208,11 @@ def _header(path: Path, file: Any) -> Header:
     try:
         colours = np.array(palette, np.uint8)
         preprocessing = Preprocessing.from_dict(_from_json(path, metadata, "preprocessing", dict))
+        trained_on = frozenset(unpack(metadata.get("trained_on", "")))
     except (Error, ValueError, OverflowError, TypeError) as error:
         raise WeightsError(f"{path}: damaged header: {error}") from error
     return Header(
-        config={name: _tuples(value) for name, value in config.items()},
+        config=_tuples(config),
         classes=tuple(str(name) for name in _from_json(path, metadata, "classes", list)),
         palette=colours,
         preprocessing=preprocessing,
@@ -191,6 +221,7 @@ def _header(path: Path, file: Any) -> Header:
         minifcn=metadata.get("minifcn", ""),
         dtype=DTYPES[kinds[0]],
         shapes={name: tuple(file.get_slice(name).get_shape()) for name in names},
+        trained_on=trained_on,
     )
 
 
@@ -208,4 +239,6 @@ def _from_json(path: Path, metadata: dict[str, str], name: str, kind: type) -> A
 
 def _tuples(value: Any) -> Any:
     """Return lists as tuples: JSON knows lists only, the arguments of nets are tuples."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

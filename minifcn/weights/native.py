@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,12 @@ import numpy as np
 from .. import models
 from .._version import __version__
 from ..backend import Array, Error
-from ..data import Preprocessing
+from ..data import Head, Preprocessing
+from ..data.fingerprint import pack
 from ..files import replacing
 from ..flow import Undrawn
-from ..models import FCN, Classifier
-from .header import DTYPES, FORMAT, VERSION, Header, WeightsError, opened, title
+from ..models import FCN, Classifier, LateFusion
+from .header import DTYPES, FORMAT, VERSION, Header, WeightsError, heads_by_name, opened, title
 from .pieces import Progress, check_finite, copy_rows, in_order, row_pieces
 
 LISTED = 6  # of many differing tensors, so many are named in a message
@@ -32,15 +33,23 @@ LISTED = 6  # of many differing tensors, so many are named in a message
 class Loaded(NamedTuple):
     """A net from a file, and what is needed to use it; see `Header` for the fields."""
 
-    model: Any  # an FCN or a Classifier
-    classes: tuple[str, ...]
+    model: Any  # an FCN, a LateFusion or a Classifier
+    classes: tuple[str, ...]  # those of all heads, one head after the other
     palette: np.ndarray
     preprocessing: Preprocessing
     origin: str
+    trained_on: frozenset[int] = frozenset()
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """The classes and colours of each head of the net; the name is "" if there is only one."""
+        counts = getattr(self.model, "heads", {"": len(self.classes)})
+        named = {name.removeprefix("_"): count for name, count in counts.items()}
+        return heads_by_name(named, self.classes, self.palette)
 
 
 def save(
-    model: FCN | Classifier,
+    model: FCN | LateFusion | Classifier,
     path: str | Path,
     *,
     classes: Sequence[str],
@@ -48,6 +57,7 @@ def save(
     preprocessing: Preprocessing,
     origin: str = "",
     source_sha256: str = "",
+    trained_on: Iterable[int] = (),
     progress: Progress | None = None,
 ) -> None:
     """Write a net to a file, complete or not at all: a file of that name is replaced at the end.
@@ -60,7 +70,7 @@ def save(
     path
         The file; ``.safetensors`` is the customary ending.
     classes
-        A name for each of the model's classes.
+        A name for each of the model's classes, one head after the other.
     palette
         uint8 (K, 3), a colour for each class.
     preprocessing
@@ -69,6 +79,9 @@ def save(
         Where the weights come from, for whoever finds the file.
     source_sha256
         Checksum of the file that they were converted from.
+    trained_on
+        `minifcn.data.fingerprint` of the images that the net was trained on, so that nobody
+        measures it on them by mistake.
     progress
         Called with the bytes written, and all of them.
 
@@ -110,6 +123,8 @@ def save(
         "origin": origin,
         "source_sha256": source_sha256,
     }
+    if numbers := pack(trained_on):
+        metadata["trained_on"] = numbers
     _write(path, tensors, metadata, progress)
 
 
@@ -137,7 +152,14 @@ def load_own(path: str | Path, progress: Progress | None = None) -> Loaded:
                 f"{header.minifcn})\n{difference}"
             )
         _fill(model.to(header.dtype), path, progress)
-    return Loaded(model, header.classes, header.palette, header.preprocessing, header.origin)
+    return Loaded(
+        model,
+        header.classes,
+        header.palette,
+        header.preprocessing,
+        header.origin,
+        header.trained_on,
+    )
 
 
 class _Bounded(Undrawn):

@@ -43,7 +43,8 @@ def in_words(rule: Preprocessing) -> str:
     >>> in_words(CAFFE).partition(", mean")[0]
     '(pixel * 1.0 - mean) / std, pixels from 0 to 255, BGR'
     """
-    how = f"(pixel * {rule.scale} - mean) / std, pixels from 0 to 255, {rule.order}"
+    pixels = "pixels from 0 to 255, " if rule.channels == 3 else ""  # others are no colours
+    how = f"(pixel * {rule.scale} - mean) / std, {pixels}{rule.channel_order}"
     return f"{how}, mean {rule.mean}, std {rule.std}"
 
 
