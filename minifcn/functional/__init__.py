@@ -3,6 +3,7 @@
 from .activation import dropout, log_softmax, relu, sigmoid, softmax, tanh
 from .arithmetic import add, div, exp, log, maximum, mul, neg, pow, sqrt, sub
 from .conv import conv2d, conv2d_weight, conv_transpose2d
+from .conv_relu import conv2d_relu
 from .linear import linear, matmul
 from .loss import LabelError, cross_entropy
 from .normalization import local_response_norm
@@ -18,6 +19,7 @@ __all__ = [
     "broadcast_to",
     "cat",
     "conv2d",
+    "conv2d_relu",
     "conv2d_weight",
     "conv_transpose2d",
     "crop",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..autograd import array_of, primitive
-from ..backend import Array, Error, device_of, to_device, xp_of
+from ..backend import Array, Error, xp_of
 from ..kernels import elementwise as kernels
-from .arithmetic import elementwise_reference, exp
+from .arithmetic import elementwise_reference, exp, maximum, mul, sub
 from .reduction import sum
 from .shaping import axes_of
 
@@ -21,25 +21,23 @@ class DropoutError(Error, ValueError):
 
 
 @primitive
-def relu(x: Array, inplace: bool = False) -> Array:
+def relu(x: Array, done: bool = False) -> Array:
     """Return max(x, 0): the rectified linear unit. NaN stays NaN; the gradient at 0 is 0.
 
     Parameters
     ----------
     x
         Numbers, in an array of any shape.
-    inplace
-        Write the result over x, which saves an array as large as x, and half of the time. Allowed
-        where nobody reads x again: no other operation may have x for its input, and the gradient
-        of the one that made x must not need its output (a convolution's does not, `sigmoid`'s
-        does; `minifcn.autograd.debug` finds that mistake).
+    done
+        Whether nothing in x is below zero, since the operation that made x has done this one's
+        work (see `conv2d_relu`). Then the result is x itself, and only the gradient is left to do.
 
     Examples
     --------
     >>> relu(np.array([-1.0, 2.0]))
     array([0., 2.])
     """
-    return xp_of(x).maximum(x, 0, out=x if inplace else None)
+    return x if done else maximum(x, 0)
 
 
 @relu.gradient("x", saves=("output",))
@@ -59,6 +57,7 @@ def _(v: Any, s: Any) -> Any:
 
 
 @primitive
+@kernels.keeps_order
 def sigmoid(x: Array) -> Array:
     """Return 1 / (1 + e^-x), in a form in which no exponential grows too large.
 
@@ -71,10 +70,11 @@ def sigmoid(x: Array) -> Array:
 
 @sigmoid.gradient("x", saves=("output",))
 def _(g: Any, s: Any) -> Any:
-    return g * (s.output * (1 - s.output))
+    return mul(g, s.output * (1 - s.output))
 
 
 @primitive
+@kernels.keeps_order
 def tanh(x: Array) -> Array:
     """Return the hyperbolic tangent, (e^x - e^-x) / (e^x + e^-x)."""
     return xp_of(x).tanh(x)
@@ -82,7 +82,7 @@ def tanh(x: Array) -> Array:
 
 @tanh.gradient("x", saves=("output",))
 def _(g: Any, s: Any) -> Any:
-    return g * (1 - s.output * s.output)
+    return mul(g, 1 - s.output * s.output)
 
 
 @primitive
@@ -115,7 +115,7 @@ def softmax(x: Array, dim: int) -> Array:
 
 @softmax.gradient("x", saves=("output",))
 def _(g: Any, s: Any) -> Any:
-    return s.output * (g - sum(g * s.output, s.dim, keepdim=True))
+    return mul(s.output, g - sum(g * s.output, s.dim, keepdim=True))
 
 
 @primitive
@@ -136,7 +136,7 @@ def log_softmax(x: Array, dim: int) -> Array:
 
 @log_softmax.gradient("x", saves=("output",))
 def _(g: Any, s: Any) -> Any:
-    return g - exp(s.output) * sum(g, s.dim, keepdim=True)
+    return sub(g, exp(s.output) * sum(g, s.dim, keepdim=True))
 
 
 def _minus_largest(operation: str, x: Array, dim: int) -> tuple[Array, tuple[int, ...]]:
@@ -144,7 +144,7 @@ def _minus_largest(operation: str, x: Array, dim: int) -> tuple[Array, tuple[int
     (axis,) = axes = axes_of(operation, dim, x.shape)
     if x.size == 0:
         return xp_of(x).empty_like(x), axes  # there is no largest number of none
-    return x - x.max(axis=axis, keepdims=True), axes
+    return sub(x, x.max(axis=axis, keepdims=True)), axes
 
 
 def dropout(
@@ -182,17 +182,13 @@ def dropout(
         return x
     if rng is None:
         raise DropoutError("dropout in training needs rng=, for example np.random.default_rng(0)")
-    array = array_of(x)
-    kept = rng.random(array.shape, np.float32) >= p
-    mask = xp_of(array).empty_like(array)  # in x's memory order, on x's device
-    mask[...] = to_device(kept, device_of(array))
-    mask *= 1 / (1 - p) if p < 1 else 0
-    return x * mask
+    return mul(x, kernels.dropout_mask(rng, p, array_of(x)))
 
 
 # The same in loops over single numbers.
 
-relu.reference(elementwise_reference(lambda x: x if x > 0 else 0.0))
+_relu_loop = elementwise_reference(lambda x: x if x > 0 else 0.0)
+relu.reference(lambda x, done=False: _relu_loop(x))
 where_positive.reference(elementwise_reference(lambda g, y: g if y > 0 else 0.0))
 sigmoid.reference(elementwise_reference(lambda x: 1 / (1 + math.exp(-x))))
 tanh.reference(elementwise_reference(math.tanh))
@@ -236,8 +232,14 @@ def _away_from_zero(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, A
     yield "channels-last images", {"x": x.transpose(0, 3, 1, 2)}
 
 
-for _primitive in (relu, sigmoid, tanh):
-    _primitive.samples(_away_from_zero)
+sigmoid.samples(_away_from_zero)
+tanh.samples(_away_from_zero)
+
+
+@relu.samples
+def _(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield from _away_from_zero(rng)
+    yield "done already", {"x": rng.uniform(0.2, 2.0, (3, 4)), "done": True}
 
 
 @where_positive.samples

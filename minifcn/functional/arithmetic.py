@@ -3,7 +3,8 @@
 Each operation stands here with its formula, its array function, one rule per input, the same
 formula as a loop over single numbers, and samples for the tests. In the rules, ``g`` is the
 gradient of the final quantity in the operation's output: the chain rule's left factor. When an
-input was broadcast, the engine sums its gradient back to its own shape.
+input was broadcast, the engine sums its gradient back to its own shape. A rule ends in `mul(g, y)`,
+not in g · y: then the gradient has g's memory order on a GPU too (see `keeps_order`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from ..autograd import array_of, primitive
 from ..backend import Array, xp_of
+from ..kernels.elementwise import keeps_order
 
 
 def elementwise_reference(formula: Callable[..., float]) -> Callable[..., np.ndarray]:
@@ -45,6 +47,7 @@ def pair_samples(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]
 
 
 @primitive(linear=("x", "y"))
+@keeps_order
 def add(x: Array, y: Array) -> Array:
     """Return x + y."""
     return x + y
@@ -61,6 +64,7 @@ add.samples(pair_samples)
 
 
 @primitive(linear=("x", "y"))
+@keeps_order
 def sub(x: Array, y: Array) -> Array:
     """Return x - y."""
     return x - y
@@ -73,7 +77,7 @@ def _(g: Any, s: Any) -> Any:
 
 @sub.gradient("y")
 def _(g: Any, s: Any) -> Any:
-    return -g
+    return neg(g)
 
 
 sub.reference(elementwise_reference(lambda x, y: x - y))
@@ -81,6 +85,7 @@ sub.samples(pair_samples)
 
 
 @primitive(linear=("x", "y"))
+@keeps_order
 def mul(x: Array, y: Array) -> Array:
     """Return x * y, element by element."""
     return x * y
@@ -88,12 +93,12 @@ def mul(x: Array, y: Array) -> Array:
 
 @mul.gradient("x", saves=("y",))
 def _(g: Any, s: Any) -> Any:
-    return g * s.y
+    return mul(g, s.y)
 
 
 @mul.gradient("y", saves=("x",))
 def _(g: Any, s: Any) -> Any:
-    return g * s.x
+    return mul(g, s.x)
 
 
 mul.reference(elementwise_reference(lambda x, y: x * y))
@@ -101,6 +106,7 @@ mul.samples(pair_samples)
 
 
 @primitive(linear=("x",))
+@keeps_order
 def div(x: Array, y: Array) -> Array:
     """Return x / y."""
     return x / y
@@ -108,12 +114,12 @@ def div(x: Array, y: Array) -> Array:
 
 @div.gradient("x", saves=("y",))
 def _(g: Any, s: Any) -> Any:
-    return g / s.y
+    return div(g, s.y)
 
 
 @div.gradient("y", saves=("y", "output"))
 def _(g: Any, s: Any) -> Any:
-    return -g * s.output / s.y  # d(x/y)/dy = -x/y²
+    return neg(div(mul(g, s.output), s.y))  # d(x/y)/dy = -x/y²
 
 
 div.reference(elementwise_reference(lambda x, y: x / y))
@@ -121,6 +127,7 @@ div.samples(pair_samples)
 
 
 @primitive(linear=("x",))
+@keeps_order
 def neg(x: Array) -> Array:
     """Return -x."""
     return -x
@@ -128,13 +135,14 @@ def neg(x: Array) -> Array:
 
 @neg.gradient("x")
 def _(g: Any, s: Any) -> Any:
-    return -g
+    return neg(g)
 
 
 neg.reference(elementwise_reference(lambda x: -x))
 
 
 @primitive
+@keeps_order
 def pow(x: Array, exponent: float) -> Array:
     """Return x to a constant power (a Python number)."""
     return x**exponent
@@ -142,7 +150,7 @@ def pow(x: Array, exponent: float) -> Array:
 
 @pow.gradient("x", saves=("x",))
 def _(g: Any, s: Any) -> Any:
-    return g * (s.exponent * s.x ** (s.exponent - 1))
+    return mul(g, s.exponent * s.x ** (s.exponent - 1))
 
 
 pow.reference(elementwise_reference(lambda x, exponent: x**exponent))
@@ -155,6 +163,7 @@ def _(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @primitive
+@keeps_order
 def maximum(x: Array, y: Array) -> Array:
     """Return the larger of x and y, element by element; NaN if one is NaN.
 
@@ -166,12 +175,12 @@ def maximum(x: Array, y: Array) -> Array:
 
 @maximum.gradient("x", saves=("x", "y"))
 def _(g: Any, s: Any) -> Any:
-    return g * _share_above(s.x, s.y)
+    return mul(g, _share_above(s.x, s.y))
 
 
 @maximum.gradient("y", saves=("x", "y"))
 def _(g: Any, s: Any) -> Any:
-    return g * _share_above(s.y, s.x)
+    return mul(g, _share_above(s.y, s.x))
 
 
 def _share_above(x: Any, y: Any) -> Any:
@@ -185,6 +194,7 @@ maximum.samples(pair_samples)
 
 
 @primitive
+@keeps_order
 def exp(x: Array) -> Array:
     """Return e to the power x."""
     return xp_of(x).exp(x)
@@ -192,13 +202,14 @@ def exp(x: Array) -> Array:
 
 @exp.gradient("x", saves=("output",))
 def _(g: Any, s: Any) -> Any:
-    return g * s.output
+    return mul(g, s.output)
 
 
 exp.reference(elementwise_reference(math.exp))
 
 
 @primitive
+@keeps_order
 def log(x: Array) -> Array:
     """Return the natural logarithm of x."""
     return xp_of(x).log(x)
@@ -206,13 +217,14 @@ def log(x: Array) -> Array:
 
 @log.gradient("x", saves=("x",))
 def _(g: Any, s: Any) -> Any:
-    return g / s.x
+    return div(g, s.x)
 
 
 log.reference(elementwise_reference(math.log))
 
 
 @primitive
+@keeps_order
 def sqrt(x: Array) -> Array:
     """Return the square root of x."""
     return xp_of(x).sqrt(x)
@@ -220,7 +232,7 @@ def sqrt(x: Array) -> Array:
 
 @sqrt.gradient("x", saves=("output",))
 def _(g: Any, s: Any) -> Any:
-    return g / (2 * s.output)
+    return div(g, 2 * s.output)
 
 
 sqrt.reference(elementwise_reference(math.sqrt))

@@ -50,6 +50,7 @@ def conv2d(
     padding: Size = 0,
     dilation: Size = 1,
     groups: int = 1,
+    relu_follows: bool = False,
 ) -> Array:
     """Slide kernels over images: y[n,o,p] = b[o] + sum_iq x[n, i, s·p + d·q - padding] w[o,i,q].
 
@@ -64,6 +65,8 @@ def conv2d(
         Whole numbers, or pairs (vertical, horizontal).
     groups
         Cut the channels into this many groups; each sees its own inputs only (AlexNet has two).
+    relu_follows
+        Leave max(y, 0) in the array, for a `relu` that must follow: call `conv2d_relu` instead.
 
     Returns
     -------
@@ -83,7 +86,7 @@ def conv2d(
     """
     strides, pads, steps = conv_geometry(stride, padding, dilation)
     check_conv("conv2d", x, weight, bias, groups, strides, pads, steps)
-    return kernels.conv2d(x, weight, bias, strides, pads, steps, groups)
+    return kernels.conv2d(x, weight, bias, strides, pads, steps, groups, relu_follows)
 
 
 @conv2d.gradient("x", saves=("weight",))

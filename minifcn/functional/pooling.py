@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -156,8 +157,8 @@ def avg_pool2d(
     """
     kernel, strides, pads, _ = _geometry(x.shape, kernel_size, stride, padding, 1, ceil_mode)
     total = kernels.sum_pool2d(channels_last(x), kernel, strides, pads, ceil_mode)
-    counts = _counts(x.shape, kernel, strides, pads, ceil_mode, count_include_pad)
-    total /= xp_of(x).asarray(counts, x.dtype)
+    counts = _counts(xp_of(x), x.shape, kernel, strides, pads, ceil_mode, count_include_pad)
+    total /= counts.astype(x.dtype)
     return total.transpose(0, 3, 1, 2)  # (N, Ho, Wo, C) -> (N, C, Ho, Wo)
 
 
@@ -183,8 +184,8 @@ def avg_unpool2d(
     """Share each g (N, C, Ho, Wo) equally among its window's pixels: avg_pool2d's gradient."""
     shape = (*g.shape[:2], height, width)
     kernel, strides, pads, _ = _geometry(shape, kernel_size, stride, padding)
-    counts = _counts(shape, kernel, strides, pads, ceil_mode, count_include_pad)
-    shares = channels_last(g) / xp_of(g).asarray(counts, g.dtype)
+    counts = _counts(xp_of(g), shape, kernel, strides, pads, ceil_mode, count_include_pad)
+    shares = channels_last(g) / counts.astype(g.dtype)
     x = kernels.sum_spread(shares, height, width, kernel, strides, pads)
     return x.transpose(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
 
@@ -195,15 +196,21 @@ def _(v: Any, s: Any) -> Any:
 
 
 def _counts(
-    shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, ceil: bool, with_pad: bool
-) -> np.ndarray:
+    xp: ModuleType,
+    shape: tuple[int, ...],
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    ceil: bool,
+    with_pad: bool,
+) -> Array:
     """Return how many pixels each window's mean is taken over, (Ho, Wo, 1)."""
     lengths = []
     for n, k, s, p in zip(shape[2:], kernel, stride, padding, strict=True):
-        start = np.arange(pool_size(n, k, s, p, 1, ceil)) * s - p
+        start = xp.arange(pool_size(n, k, s, p, 1, ceil)) * s - p
         low, high = (-p, n + p) if with_pad else (0, n)
-        lengths.append(np.minimum(start + k, high) - np.maximum(start, low))
-    return np.outer(*lengths)[:, :, None]
+        lengths.append(xp.minimum(start + k, high) - xp.maximum(start, low))
+    return xp.outer(*lengths)[:, :, None]
 
 
 def _windows(
@@ -274,7 +281,7 @@ def _(
     count_include_pad: bool = True,
 ) -> Array:
     kernel, strides, pads, steps = _geometry(x.shape, kernel_size, stride, padding)
-    counts = _counts(x.shape, kernel, strides, pads, ceil_mode, count_include_pad)
+    counts = _counts(np, x.shape, kernel, strides, pads, ceil_mode, count_include_pad)
     y = np.zeros((*x.shape[:2], *counts.shape[:2]), x.dtype)
     for (n, c, p, q), inside in _windows(x, kernel, strides, pads, steps, ceil_mode):
         y[n, c, p, q] = np.sum([x[i] for i in inside]) / counts[p, q, 0]
@@ -294,7 +301,7 @@ def _(
 ) -> Array:
     x = np.zeros((*g.shape[:2], height, width), g.dtype)
     kernel, strides, pads, steps = _geometry(x.shape, kernel_size, stride, padding)
-    counts = _counts(x.shape, kernel, strides, pads, ceil_mode, count_include_pad)
+    counts = _counts(np, x.shape, kernel, strides, pads, ceil_mode, count_include_pad)
     for (n, c, p, q), inside in _windows(x, kernel, strides, pads, steps, ceil_mode):
         for i in inside:
             x[i] += g[n, c, p, q] / counts[p, q, 0]

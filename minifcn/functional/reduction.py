@@ -10,6 +10,7 @@ import numpy as np
 
 from ..autograd import array_of, primitive
 from ..backend import Array, xp_of
+from ..kernels import cuda
 from ..kernels.threads import parallel_for
 from ..shapes import shape_error
 from .shaping import axes_of, broadcast_to, reshape
@@ -43,6 +44,8 @@ def _sum_rows(rows: Array) -> Array:
     tenth of the time of ``rows.sum(0)``. It goes through the pool because BLAS has one thread
     there; so many partial sums as there are make the same bits on any number of threads.
     """
+    if cuda.on(rows):
+        return cuda.reduction.sum_rows(rows)
     xp, (count, C) = xp_of(rows), rows.shape
     together = WIDTH // C or 1
     wide = rows[: count - count % together].reshape(-1, together * C)

@@ -28,8 +28,12 @@ def conv2d(
     stride: Pair,
     padding: Pair,
     dilation: Pair,
+    relu: bool = False,
 ) -> Array:
-    """Return the cross-correlation, x (N, H, W, C) with weight (O, C, kh, kw) to (N, *size, O)."""
+    """Return the cross-correlation, x (N, H, W, C) with weight (O, C, kh, kw) to (N, *size, O).
+
+    With ``relu``, what is below zero in it becomes zero.
+    """
     xp = xp_of(x)
     O, _, kh, kw = weight.shape
     rows, matrix = all_patches(x, (kh, kw), size, stride, padding, dilation), as_matrix(weight)
@@ -37,6 +41,8 @@ def conv2d(
     by_shares(O, lambda part: xp.matmul(rows, matrix[:, part], out=y[:, part]), x)
     if bias is not None:
         y += bias
+    if relu:
+        xp.maximum(y, 0, out=y)
     return y.reshape(len(x), *size, O)  # (N*Ho*Wo, O) -> (N, Ho, Wo, O)
 
 

@@ -120,11 +120,12 @@ class Plan:
 class Output:
     """What a convolution makes, and how it is made of the products M, block by block.
 
-    The bias is a seventh product, the same everywhere, that A takes once into each output.
+    The bias is a seventh product, the same everywhere, that A takes once into each output. A ReLU
+    is done on each block while it is in the cache.
     """
 
-    def __init__(self, plan: Plan, O: int, bias: np.ndarray | None) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, O: int, bias: np.ndarray | None, relu: bool) -> None:
+        self.plan, self.relu = plan, relu
         self.y = aligned((plan.N, plan.height, plan.width, O))
         self.A = A if bias is None else np.concatenate([A, np.ones((4, 1), np.float32)], axis=1)
         self.seventh = None if bias is None else np.tile(bias, plan.pitch)
@@ -140,7 +141,9 @@ class Output:
             # (7, images, bands, width*O) -> (images, bands, 7, width*O); A is (4, 7) or less
             products = m[:, :, bands, : self.plan.width * O].transpose(1, 2, 0, 3)
             np.matmul(self.A[: out.shape[2]], products, out=out)
-            self.sums.append(out[:, :, 0, ::O].sum())
+            self.sums.append(out[:, :, 0, ::O].sum())  # before the ReLU, which hides -infinity
+            if self.relu:
+                np.maximum(out, 0, out=out)
 
     def if_finite(self, U: np.ndarray) -> np.ndarray | None:
         """Return y; None if a number in x, or in some rows of U, is seen not to be finite."""
@@ -150,16 +153,21 @@ class Output:
 
 
 def conv2d(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, padding: Pair
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    padding: Pair,
+    relu: bool = False,
 ) -> np.ndarray | None:
     """Return the 3x3 convolution of x (N, H, W, C) with weight (O, C, 3, 3), at stride 1.
 
-    None if a number in x or in the weight is not finite.
+    With ``relu``, what is below zero in it becomes zero. None if a number in x or in the weight is
+    not finite.
     """
     x = np.ascontiguousarray(x)
     O, C = weight.shape[:2]
     plan, U = Plan(x, padding), transformed_weight(weight, G).reshape(6, 3 * C, O)
-    output = Output(plan, O, bias)
+    output = Output(plan, O, bias, relu)
 
     def work_on(block: Tile) -> None:
         V, M = plan.planes("V", 6, C, block), plan.planes("M", output.rows, O, block)

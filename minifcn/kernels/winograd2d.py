@@ -86,16 +86,21 @@ def moved(some: slice, by: int) -> slice:
 
 
 def conv2d(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, padding: Pair
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    padding: Pair,
+    relu: bool = False,
 ) -> np.ndarray | None:
     """Return the 3x3 convolution of x (N, H, W, C) with weight (O, C, 3, 3), at stride 1.
 
-    None if a number in x or in the weight is not finite.
+    With ``relu``, what is below zero in it becomes zero. None if a number in x or in the weight is
+    not finite.
     """
     x = np.ascontiguousarray(x)
     O, C = weight.shape[:2]
     plan, U = Plan(x, padding), winograd.transformed_weight(weight, GG).reshape(6, 6, C, O)
-    output = winograd.Output(plan, O, bias)
+    output = winograd.Output(plan, O, bias, relu)
 
     def compute(portion: Tile) -> None:
         v = plan.by_band(plan.planes("V", 6, C, portion), C, portion)

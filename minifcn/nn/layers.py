@@ -158,9 +158,10 @@ class Conv2d(_Convolution):
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight, self.bias = self._start(shape, init.fans(shape)[0], bias, rng, dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of x (N, in, H, W)."""
-        return F.conv2d(
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """Return the convolution of x (N, in, H, W); with ``relu``, max(it, 0)."""
+        convolve = F.conv2d_relu if relu else F.conv2d
+        return convolve(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
 

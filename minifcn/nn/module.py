@@ -16,6 +16,7 @@ import numpy as np
 
 from ..autograd import Tensor, no_grad
 from ..backend import Array, DTypeError, Error, is_array, to_device
+from ..shown import Shown
 
 
 class LayerError(Error, ValueError):
@@ -48,7 +49,7 @@ class Unmatched(NamedTuple):
     unexpected: list[str]
 
 
-class Module:
+class Module(Shown):
     """A piece of a network: parameters, sub-modules, and a ``forward`` that computes with them.
 
     Subclasses assign parameters and modules as attributes in ``__init__`` and define ``forward``.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
 from typing import Any, Self
 
-from .. import functional as F
 from ..backend import Error
 from .layers import Conv2d, MaxPool2d, ReLU
 from .module import LayerError, Module
@@ -18,12 +18,14 @@ def in_turn(
 
     The results are those of a plain loop. But a chain knows two things that a layer does not:
 
-    - Nobody else reads what a convolution puts out if a ReLU follows: the ReLU overwrites it.
+    - Nobody else reads what a convolution puts out if a ReLU follows: the convolution does the
+      ReLU's work while its numbers are in the cache (`functional.conv2d_relu`).
     - A ReLU and the max-pooling behind it can change places: the largest number, if it is above
       zero, is the largest of those above zero. The ReLU then has a quarter of the work, and on the
-      way back too. Only the pooling's name is yielded for the two.
+      way back too.
 
-    Neither is done with layers whose own output is ``needed`` (their names).
+    Only the second name is yielded for two such layers. Neither is done where the output of the
+    first is ``needed`` (the names of layers).
 
     >>> import numpy as np
     >>> layers = {"relu": ReLU(), "pool": MaxPool2d(2)}
@@ -32,30 +34,32 @@ def in_turn(
     [('pool', [[[[2.0]]]])]
     """
     rest = list(layers.items())
-    before: tuple[str, Module | None] = ("", None)
+
+    def begins(chain: list[tuple[str, Module]], first: type, second: type) -> bool:
+        kinds = [type(layer) for _, layer in chain[:2]]
+        return kinds == [first, second] and chain[0][0] not in needed
+
     while rest:
-        name, layer = rest.pop(0)
-        call: Callable[[Any], Any] = layer
-        if type(layer) is ReLU and name not in needed and rest and type(rest[0][1]) is MaxPool2d:
-            relu, (name, layer) = layer, rest.pop(0)
+        call: Callable[[Any], Any]
+        (name, layer), count = rest[0], 2
+        if begins(rest, ReLU, MaxPool2d):
+            relu, (name, layer) = layer, rest[1]
             call = _after(layer, relu)
-        elif type(layer) is ReLU and type(before[1]) is Conv2d and before[0] not in needed:
-            call = _overwrite
+        elif begins(rest, Conv2d, ReLU) and not begins(rest[1:], ReLU, MaxPool2d):
+            call = partial(layer, relu=True)
+        else:
+            call, count = layer, 1
         try:
             x = call(x)
         except Error as error:
             error.add_note(f"in layer {name!r}: {layer!r}")
             raise
-        before = name, layer
-        yield name, x
+        last, rest = rest[count - 1][0], rest[count:]
+        yield last, x
 
 
 def _after(first: Module, second: Module) -> Callable[[Any], Any]:
     return lambda x: second(first(x))
-
-
-def _overwrite(x: Any) -> Any:
-    return F.relu(x, inplace=True)
 
 
 class Sequential(Module):
