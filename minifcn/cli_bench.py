@@ -12,7 +12,8 @@ from .options import CommandError, complain
 EXAMPLES = (
     "Examples: [cyan]minifcn bench --list[/], [cyan]minifcn bench small128[/], "
     "[cyan]minifcn bench layers-vgg224 --rounds 9 --out vgg.json[/], "
-    "[cyan]minifcn bench common-step --against torch,mygrad,jax[/]"
+    "[cyan]minifcn bench common-step --against torch,mygrad,jax[/], "
+    "[cyan]minifcn bench vgg500 --device cuda --precision fp32,tf32,bf16[/]"
 )
 FAILED = 1  # exit code
 
@@ -44,6 +45,10 @@ def bench(
     fused: Annotated[
         bool, typer.Option("--fused", help="PyTorch's SGD in its fused form.")
     ] = False,
+    device: Annotated[str, typer.Option(help="Where all compute: cpu, cuda or cuda:N.")] = "cpu",
+    precision: Annotated[
+        str, typer.Option(help="On a GPU, of convolutions: fp32, tf32, bf16, with commas.")
+    ] = "fp32",
     out: Annotated[
         Path | None, typer.Option(help="Write all numbers to this file, as JSON.")
     ] = None,
@@ -66,8 +71,9 @@ def bench(
         raise CommandError(f"--out {out}: {problem}; name a file in a folder that exists")
     names = list(works or DEFAULT_WORKS)
     find(names)  # an unknown one is better known now
-    peers = [name.strip() for name in against.split(",") if name.strip()]
-    settings = Settings(rounds, threads, processes, layout, tuned, fused)
+    peers = _names(against)
+    precisions = tuple(_names(precision))
+    settings = Settings(rounds, threads, processes, layout, tuned, fused, device, precisions)
     with Terminal(out) as terminal:
         report = run(names, peers, settings, terminal)
     print(table.legend(report))
@@ -80,3 +86,8 @@ def bench(
         print(f"All numbers are in {out}.")
     if report.failures:
         raise typer.Exit(FAILED)
+
+
+def _names(text: str) -> list[str]:
+    """Return the names in a text, which commas separate."""
+    return [name.strip() for name in text.split(",") if name.strip()]

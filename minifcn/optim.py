@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .autograd import Tensor
-from .backend import Array, Error, is_array, is_numpy, to_device, xp_of
+from .backend import Array, Error, is_array, is_numpy, on_device, to_device, xp_of
+from .kernels import cuda
 from .kernels.elementwise import flat, share_out
 from .kernels.threads import workspace
 from .nn import Module
@@ -142,7 +143,8 @@ class SGD:
 
         def work(i: int) -> None:
             for piece in tasks[i]:
-                self._update(*piece)
+                with on_device(piece[1]):
+                    self._update(*piece)
 
         if tasks:
             share_out(len(tasks), work, tasks[0][0][1], 5 * total)
@@ -152,13 +154,17 @@ class SGD:
         if not group["momentum"]:
             return None
         w, h = parameter.data, self.momenta.get(parameter)
-        h = xp_of(w).zeros_like(w) if h is None else to_device(h, parameter.device)
+        with on_device(w):
+            h = xp_of(w).zeros_like(w) if h is None else to_device(h, parameter.device)
         self.momenta[parameter] = h.astype(w.dtype, copy=False)
         return self.momenta[parameter]
 
     def _update(self, group: Group, w: Array, grad: Array, h: Array | None) -> None:
         """Apply the class's formula to a block of weights, changing w and h."""
         lr, m, decay = (float(group[name]) for name in SETTINGS)
+        if cuda.on(w):
+            cuda.sgd.update(w, grad, h, lr, m, decay, self.nesterov, self.caffe)
+            return
         xp, room = xp_of(w), workspace("update", w.shape, w)
         g = grad
         if decay:
@@ -290,7 +296,7 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
         yield from ((slice(i, i + rows), ...) for i in range(0, shape[0], rows))
 
 
-def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
+def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Any:
     """Scale all gradients down, in place, so that their common norm is at most ``max_norm``.
 
     The norm is that of all gradients seen as one long vector, sqrt(sum of g²); its direction stays.
@@ -300,7 +306,8 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
     Returns
     -------
     float
-        The norm before; infinite or NaN if a gradient is. Then nothing is changed.
+        The norm before; infinite or NaN if a gradient is. Then nothing is changed. On a GPU it is
+        an array of that number, as nobody waits for it: ``float(...)`` of it does.
 
     Raises
     ------
@@ -318,11 +325,17 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
     if max_norm == 0:
         raise OptimError("max_norm=0 would set all gradients to zero: give a number above 0")
     gradients = [parameter.grad.data for parameter in parameters if parameter.grad is not None]
-    norm = math.sqrt(sum(float((g * g).sum(dtype=np.float64)) for g in gradients))
-    if math.isfinite(norm) and norm > max_norm:
-        for g in gradients:
-            g *= max_norm / (norm + 1e-6)  # PyTorch's form
-    return norm
+    if not gradients:
+        return 0.0
+    xp, on_cpu = xp_of(gradients[0]), is_numpy(gradients[0])
+    with on_device(gradients[0]):
+        norm = xp.sqrt(sum((g * g).sum(dtype=np.float64) for g in gradients))
+        # A GPU is not asked whether the norm is too large: it multiplies by 1 if not.
+        too_large = xp.isfinite(norm) & (norm > max_norm)
+        factor = xp.where(too_large, max_norm / (norm + 1e-6), 1)  # PyTorch's form
+        for g in gradients if not on_cpu or too_large else ():
+            g *= factor.astype(g.dtype)
+    return float(norm) if on_cpu else norm
 
 
 def bias_groups(

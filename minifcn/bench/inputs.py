@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import models
+from ..backend import is_array, to_numpy
 from ..models import FCN
 from ..nn import Conv2d
 from .works import Settings
@@ -82,6 +83,15 @@ def sample(result: Any) -> list[float]:
     >>> sample(np.arange(100.0))[:4]
     [0.0, 1.0, 3.0, 4.0]
     """
-    array = np.atleast_1d(np.asarray(result))
+    array = np.atleast_1d(_on_cpu(result))
     places = np.linspace(0, array.size - 1, min(64, array.size)).astype(np.int64)
     return array[np.unravel_index(places, array.shape)].astype(np.float64).tolist()
+
+
+def _on_cpu(result: Any) -> np.ndarray:
+    """Return a number, or an array of any library and device, as a NumPy array."""
+    if is_array(result):
+        return to_numpy(result)
+    if hasattr(result, "detach"):  # of PyTorch; NumPy has no name for its bfloat16
+        result = result.detach().float().cpu()
+    return np.asarray(result)

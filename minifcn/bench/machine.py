@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,12 +16,15 @@ import numpy as np
 
 from .._version import __version__
 from ..about import blas_warning
-from . import measure
+from ..backend import DeviceError, device_number
+from . import gpu, measure
 from .load import disturbed, wait_for_quiet
 from .process import Worker
 from .sides import OURS
 
 SIDE = 2048  # of the square matrices whose product counts as the peak
+GPU_SIDE = 8192
+COPIED = 1 << 28  # numbers, 1 GiB: no cache holds them
 
 
 def facts(threads: int) -> dict[str, Any]:
@@ -75,14 +79,59 @@ def warnings() -> list[str]:
 
 
 class Peaks(NamedTuple):
-    """How fast NumPy multiplies matrices: GFLOP/s by number of threads, and which BLAS does it.
+    """How fast matrices are multiplied, and memory is copied, and by what.
 
-    ``doubtful`` tells whether other programs computed meanwhile: then they may be too low.
+    Attributes
+    ----------
+    gflops
+        By number of threads; on a GPU by precision.
+    facts
+        What else is known of who does it.
+    doubtful
+        Whether other programs computed meanwhile: then the rates may be too low.
+    bandwidth
+        GB/s, reading and writing counted together; 0 where it is not measured.
     """
 
     gflops: dict[str, float]
-    blas: str
-    doubtful: bool
+    facts: dict[str, Any]
+    doubtful: bool = False
+    bandwidth: float = 0.0
+
+
+def gpu_peaks(device: str, precisions: Sequence[str], threads: int) -> Peaks:
+    """Measure products of 8192 x 8192 matrices on a GPU, the best of a few, and a copy of 1 GiB.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such GPU, or it cannot be used; the message says why.
+    """
+    environment = only(device)
+    with Worker(OURS, threads, environment) as worker:
+        facts = worker.ask("facts")
+        if "reason" in facts:
+            raise DeviceError(f"device {device!r} is not available: {facts['reason']}")
+        plain = [one for one in precisions if one != "tf32"]
+        found = worker.ask("ceilings", size=GPU_SIDE, numbers=COPIED, precisions=plain)
+    gflops = found["gflops"]
+    if "tf32" in precisions:
+        with Worker(OURS, threads, environment | gpu.TF32) as worker:
+            gflops |= worker.ask("ceilings", size=GPU_SIDE, numbers=0, precisions=["tf32"])[
+                "gflops"
+            ]
+    return Peaks(gflops, facts, bandwidth=found["bandwidth"])
+
+
+def only(device: str) -> dict[str, str]:
+    """Return the environment in which a process has one GPU, which is ``"cuda:0"`` there.
+
+    >>> only("cuda:2")
+    {'CUDA_VISIBLE_DEVICES': '2'}
+    """
+    number, allowed = device_number(device), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number)] if allowed is None else allowed.split(",")[number : number + 1]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
 
 
 def sgemm_peaks(threads: int) -> Peaks:
@@ -96,7 +145,7 @@ def sgemm_peaks(threads: int) -> Peaks:
     ]
     peaks = {name: answer["gflops"] for name, answer in answers.items()}
     doubtful = any(disturbed(answer["others"]) for answer in answers.values())
-    return Peaks(peaks, "; ".join(blas) or "unknown to threadpoolctl", doubtful)
+    return Peaks(peaks, {"BLAS": "; ".join(blas) or "unknown to threadpoolctl"}, doubtful)
 
 
 def _peak(worker: Worker, threads: int) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..train import write_json
+from .floor import least_ms
 from .measure import Timing
 from .sides import OURS, Side
 
@@ -52,6 +53,8 @@ class Result:
         Floating-point operations; 0 where they are not counted.
     sides
         minifcn first, all others after it.
+    pieces
+        What nobody can compute it without: see floor.py.
     """
 
     work: str
@@ -61,11 +64,16 @@ class Result:
     count: int
     flops: float
     sides: list[SideResult]
+    pieces: list[Sequence[float]] = field(default_factory=list)
 
     @property
     def ours(self) -> SideResult:
         """The plain side of minifcn."""
         return self.sides[0]
+
+    def only(self, precision: str) -> Result:
+        """Return the same with the sides that have a precision only."""
+        return replace(self, sides=[s for s in self.sides if s.side.precision == precision])
 
     def all_ours(self) -> list[SideResult]:
         """Return minifcn's forms, the plain one first."""
@@ -76,8 +84,8 @@ class Result:
         return statistics.median(round_ratios(self.match(entry).timing, entry.timing))
 
     def match(self, entry: SideResult) -> SideResult:
-        """Return minifcn's side that another is compared with: tuned with tuned."""
-        same = [mine for mine in self.all_ours() if mine.side.tuned == entry.side.tuned]
+        """Return minifcn's side that another is compared with: tuned with tuned, tf32 with tf32."""
+        same = [mine for mine in self.all_ours() if mine.side.terms == entry.side.terms]
         return same[0] if same else self.ours
 
     def groups(self) -> list[str]:
@@ -98,9 +106,10 @@ class Result:
 class Report:
     """All results of one run, and where they were measured.
 
-    ``machine`` describes the computer; ``libraries`` holds versions; ``peaks`` the GFLOP/s of
-    NumPy's matrix product, by number of threads; ``notes`` say what was left out, and why;
-    ``failures`` what went wrong.
+    ``machine`` describes the computer; ``libraries`` holds versions; ``peaks`` the GFLOP/s of a
+    matrix product, by number of threads, or on a GPU by precision; ``bandwidth`` the GB/s of its
+    memory (0 on a processor); ``notes`` say what was left out, and why; ``failures`` what went
+    wrong.
     """
 
     machine: dict[str, Any]
@@ -110,6 +119,15 @@ class Report:
     results: list[Result] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    bandwidth: float = 0.0
+
+    def peak(self, side: Side) -> float:
+        """Return the GFLOP/s that bound a side; 0 where they were not measured."""
+        return self.peaks.get(side.precision or str(self.machine["threads"]), 0.0)
+
+    def floor(self, result: Result, side: Side) -> float:
+        """Return the least milliseconds of a task in a side's precision; 0 where unknown."""
+        return least_ms(result.pieces, side.precision, self.peak(side), self.bandwidth)
 
     def of(self, work: str, processes: str) -> list[Result]:
         """Return the results of one work in one mode."""
@@ -124,6 +142,7 @@ class Report:
                 entry["ms"] = side.timing.ms
                 entry["doubtful"] = side.timing.doubtful
                 entry["ours_over_this"] = result.ratio(side)
+                entry["floor_ms"] = self.floor(result, side.side)
         return facts
 
     def write(self, path: Path) -> None:

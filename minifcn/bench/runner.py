@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Error
+from ..backend import Error, device_number
 from ..kernels.threads import num_threads
 from . import machine
+from .gpu import PRECISIONS
 from .measure import interleave
 from .process import MissingError, Worker, WorkerError
 from .results import Report, Result, SideResult
@@ -22,7 +23,9 @@ from .works import COMMON, INFER, LAYOUTS, STEPS, TRAIN, BenchError, Case, Work,
 PROCESSES = ("apart", "together", "both")
 NETS = (TRAIN, INFER, COMMON)  # kinds whose memory is of interest
 COMPARED = 3  # steps whose losses are compared
-TOLERANCE = 1e-3  # of the first, relative: float32 and another order of sums explain no more
+# How far the first may be apart, relative: in float32 another order of sums explains no more; to 10
+# and 7 bits (tf32, bf16) numbers are rounded at each of up to 16 layers.
+TOLERANCES = {"": 1e-3, "fp32": 1e-3, "tf32": 1e-2, "bf16": 1e-1}
 
 
 class DifferentResultsError(Error, RuntimeError):
@@ -49,6 +52,10 @@ class Settings:
         Measure PyTorch and minifcn once more, in processes that keep freed memory; only apart.
     fused
         Train PyTorch's nets with ``SGD(fused=True)`` in place of the default.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"cuda:N"``: where all libraries compute.
+    precisions
+        On a GPU: in what convolutions are computed, some of ``"fp32"``, ``"tf32"`` and ``"bf16"``.
 
     Raises
     ------
@@ -62,6 +69,8 @@ class Settings:
     layout: str = "best"
     tuned: bool = False
     fused: bool = False
+    device: str = "cpu"
+    precisions: tuple[str, ...] = ("fp32",)
 
     def __post_init__(self) -> None:
         for name, least in (("rounds", 1), ("threads", 1)):
@@ -76,6 +85,16 @@ class Settings:
             raise BenchError(
                 "tuned needs processes='apart': memory settings hold for a process as a whole"
             )
+        if not self.precisions or set(self.precisions) - set(PRECISIONS):
+            asked, there = ", ".join(self.precisions) or "none", ", ".join(PRECISIONS)
+            raise BenchError(f"precisions {asked}: choose one or more of {there}")
+        if self.device == "cpu" and self.precisions != ("fp32",):
+            asked = ", ".join(self.precisions)
+            raise BenchError(f"precisions {asked} need device='cuda': a processor has fp32 only")
+        if self.device != "cpu" and self.tuned:
+            raise BenchError("tuned needs device='cpu': it is about freed memory of processes")
+        if self.device != "cpu":
+            device_number(self.device)  # a name that does not exist is an error
 
 
 class Observer:
@@ -117,6 +136,8 @@ def run(
     ------
     BenchError
         For an unknown work or library.
+    DeviceError
+        If the GPU cannot be used.
     DifferentResultsError
         If two sides do not compute the same.
     WorkerError
@@ -135,8 +156,12 @@ def run(
         else:
             here.append(name)
             report.libraries[name] = machine.version_of(name)
-    peaks = machine.sgemm_peaks(threads)
-    report.peaks, report.machine["BLAS"] = peaks.gflops, peaks.blas
+    if settings.device == "cpu":
+        peaks = machine.sgemm_peaks(threads)
+    else:
+        peaks = machine.gpu_peaks(settings.device, settings.precisions, threads)
+    report.peaks, report.bandwidth = peaks.gflops, peaks.bandwidth
+    report.machine |= peaks.facts
     if peaks.doubtful:
         report.notes.append("other programs computed while the matrix product was measured")
     observer.started(report)
@@ -174,6 +199,7 @@ class _Bench:
         self.workers: dict[str, Worker] = {}
         self.greeted: set[tuple[str, str]] = set()
         self.stack = ExitStack()
+        self.on_gpu = settings.device != "cpu"
 
     def __enter__(self) -> _Bench:
         return self
@@ -185,7 +211,7 @@ class _Bench:
         """Measure one case and add what was found to the report."""
         tell(0)
         built = self._build(case)
-        ours = built[Side(OURS)]
+        ours = next(iter(built.values()))
         differences = {
             side: _differences(case.name, side, ours["checks"], answer["checks"])
             for side, answer in built.items()
@@ -214,30 +240,36 @@ class _Bench:
                 SideResult(side, timings[side.label], *differences[side][task]) for side in built
             ]
             self.report.results.append(
-                Result(self.work.name, self.mode, case.name, task, case.count, flops, found)
+                Result(
+                    *(self.work.name, self.mode, case.name, task, case.count, flops, found),
+                    pieces=ours["pieces"][task],
+                )
             )
-        if case.kind in NETS and self.mode == "apart":
+        if case.kind in NETS and (self.mode == "apart" or self.on_gpu):
             for result in self.report.results[-len(tasks) :]:
                 for entry in result.sides:
-                    entry.memory = self._worker(entry.side).ask("memory")
+                    what = {"side": entry.side.label, "task": result.task}
+                    entry.memory = self._worker(entry.side).ask("memory", **what)
         for side in built:
             self._worker(side).ask("drop", side=side.label)
 
     def _build(self, case: Case) -> dict[Side, dict[str, Any]]:
         """Make a case ready at all sides that can do it; return their answers, minifcn's first."""
-        ours = our_sides(self.settings.tuned)
-        built = {side: self._ask_to_build(side, case) for side in ours}
-        form = {name: getattr(self.settings, name) for name in ("layout", "tuned", "fused")}
+        settings = self.settings
+        form: dict[str, Any] = {"tuned": settings.tuned, "device": settings.device}
+        if self.on_gpu:
+            form["precisions"] = settings.precisions
+        built = {side: self._ask_to_build(side, case) for side in our_sides(case.kind, **form)}
+        form |= {"layout": settings.layout, "fused": settings.fused}
         for peer in list(self.peers):
             sides = sides_of(peer, case.kind, **form)
             if not sides:
-                self._note(f"{PEERS[peer].title} cannot do {self.work.name}")
+                where = " on a GPU" * self.on_gpu
+                self._note(f"{PEERS[peer].title} cannot do {self.work.name}{where}")
             try:
                 built |= {side: self._ask_to_build(side, case) for side in sides}
             except MissingError as error:
-                self._note(
-                    f"{PEERS[peer].title} cannot be imported ({error}): {PEERS[peer].install}"
-                )
+                self._note(f"{PEERS[peer].title} cannot be used ({error}): {PEERS[peer].install}")
                 self.peers.remove(peer)
             except WorkerError as error:
                 self.report.failures.append(f"{self.work.name}, {self.mode}: {error}")
@@ -257,7 +289,10 @@ class _Bench:
             if side.peer != OURS:
                 self.report.libraries[side.peer] = hello["version"]
         calls = COMPARED if case.kind in STEPS else 1
-        what = {"peer": side.peer, "how": side.how, "kind": case.kind, "settings": case.settings}
+        how = dict(side.how)
+        if self.on_gpu:
+            how |= {"device": "cuda", "precision": side.precision}  # its only one: see `_worker`
+        what = {"peer": side.peer, "how": how, "kind": case.kind, "settings": case.settings}
         return worker.ask("build", side=side.label, calls=calls, **what)
 
     def _worker(self, side: Side) -> Worker:
@@ -265,6 +300,8 @@ class _Bench:
         name = side.label if self.mode == "apart" else "all sides"
         if name not in self.workers:
             environment = TUNED if side.tuned and side.peer != OURS else None
+            if self.on_gpu:
+                environment = machine.only(self.settings.device)
             self.workers[name] = self.stack.enter_context(Worker(name, self.threads, environment))
         return self.workers[name]
 
@@ -277,10 +314,11 @@ def _differences(
     for task, results in ours.items():
         gaps = [_gap(a, b) for a, b in zip(results, its[task], strict=True)]
         found[task] = gaps[0], max(gaps)
-        if not gaps[0] <= TOLERANCE:
+        limit = TOLERANCES[side.precision]
+        if not gaps[0] <= limit:
             raise DifferentResultsError(
                 f"{case}, {task}: minifcn and {side.label} do not compute the same: the first "
-                f"results differ by {gaps[0]:.1e}, more than {TOLERANCE:g}; they begin with "
+                f"results differ by {gaps[0]:.1e}, more than {limit:g}; they begin with "
                 f"{results[0][0]:.6g} and {its[task][0][0]:.6g}"
             )
     return found

@@ -26,16 +26,19 @@ class Peer:
         Kinds of cases that it can do; empty for all.
     layouts
         Memory orders in which it is measured; empty if there is no choice.
+    on_gpu
+        Whether it can be measured on a GPU, too.
     """
 
     title: str
     install: str
     kinds: tuple[str, ...] = (works.COMMON,)
     layouts: tuple[str, ...] = ()
+    on_gpu: bool = False
 
 
 PEERS: dict[str, Peer] = {
-    "torch": Peer("PyTorch", "pip install torch", (), LAYOUTS),
+    "torch": Peer("PyTorch", "pip install torch", (), LAYOUTS, on_gpu=True),
     "mygrad": Peer("MyGrad", "pip install mygrad"),
     "dezero": Peer("DeZero", "pip install dezero matplotlib"),
     "chainer": Peer(
@@ -66,17 +69,25 @@ class Side:
     tuned
         Whether its process keeps freed memory: PyTorch's by the environment `TUNED`, minifcn's by
         `kernels.heap.keep_freed_memory`, as the command ``minifcn`` does.
+    precision
+        In what a GPU multiplies: ``"fp32"``, ``"tf32"`` or ``"bf16"``. Empty on a processor.
     """
 
     peer: str
     how: dict[str, str] = field(default_factory=dict, hash=False)
     tuned: bool = False
+    precision: str = ""
 
     @property
     def group(self) -> str:
         """The name under which the best of all forms is shown."""
         title = PEERS[self.peer].title if self.peer in PEERS else self.peer
-        return f"{title}, tuned" if self.tuned else title
+        return ", ".join(filter(None, [title, "tuned" * self.tuned, self.precision]))
+
+    @property
+    def terms(self) -> tuple[bool, str]:
+        """What must be the same for two sides to be compared."""
+        return self.tuned, self.precision
 
     @property
     def form(self) -> str:
@@ -94,13 +105,27 @@ class Side:
         return f"{self.group} ({self.form})" if self.form else self.group
 
 
-def our_sides(tuned: bool = False) -> list[Side]:
-    """Return the forms in which minifcn is measured: as a library, and as its command runs.
+def our_sides(
+    kind: str, *, tuned: bool = False, device: str = "cpu", precisions: Sequence[str] = ()
+) -> list[Side]:
+    """Return the forms in which minifcn is measured, the plain one first.
 
-    >>> [side.label for side in our_sides(tuned=True)]
+    On a processor these are: as a library, and as its command runs; on a GPU, one for each
+    precision that makes a difference to a kind of case.
+
+    >>> [side.label for side in our_sides("train", tuned=True)]
     ['minifcn', 'minifcn, tuned']
+    >>> [side.label for side in our_sides("train", device="cuda", precisions=("fp32", "tf32"))]
+    ['minifcn, fp32', 'minifcn, tf32']
     """
+    if device != "cpu":
+        return [Side(OURS, precision=one) for one in _different(kind, precisions)]
     return [Side(OURS), *([Side(OURS, tuned=True)] if tuned else [])]
+
+
+def _different(kind: str, precisions: Sequence[str]) -> Sequence[str]:
+    """Return the precisions that make a difference: one where nothing is convolved."""
+    return precisions if kind in works.CONVOLVING else precisions[:1]
 
 
 def check_peers(names: Sequence[str]) -> None:
@@ -122,7 +147,14 @@ def missing(name: str) -> str | None:
 
 
 def sides_of(
-    peer: str, kind: str, *, layout: str = "best", tuned: bool = False, fused: bool = False
+    peer: str,
+    kind: str,
+    *,
+    layout: str = "best",
+    tuned: bool = False,
+    fused: bool = False,
+    device: str = "cpu",
+    precisions: Sequence[str] = (),
 ) -> list[Side]:
     """Return the forms in which a peer is measured at one kind of case; none if it cannot do it.
 
@@ -132,7 +164,8 @@ def sides_of(
     []
     """
     found = PEERS[peer]
-    if found.kinds and kind not in found.kinds:
+    on_gpu = device != "cpu"
+    if (found.kinds and kind not in found.kinds) or (on_gpu and not found.on_gpu):
         return []
     layouts = found.layouts if layout == "best" else [layout] if found.layouts else []
     if kind == works.UPDATE:  # numbers in a row: their layout means nothing
@@ -140,6 +173,8 @@ def sides_of(
     else:
         further = {"sgd": "fused"} if fused and peer == "torch" and kind == works.TRAIN else {}
         forms = [{"layout": one} | further for one in layouts] or [{}]
+    if on_gpu:
+        return [Side(peer, f, precision=one) for one in _different(kind, precisions) for f in forms]
     sides = [Side(peer, form) for form in forms]
     if tuned and peer == "torch":
         sides += [Side(peer, form, tuned=True) for form in forms]

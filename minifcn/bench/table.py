@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from ..progress import new_table
+from .machine import GPU_SIDE
 from .results import Report, Result, SideResult, round_ratios, total
 from .sides import OURS, PEERS, missing
 from .works import LAYER_TASKS, WORKS
@@ -17,24 +18,42 @@ MB = 1e6
 def head(report: Report) -> str:
     """Return the lines that say where all this is measured."""
     facts = {name: str(value) for name, value in report.machine.items()}
-    products = (
-        f"{peak:.0f} GFLOP/s with {n} thread{'s' * (n != '1')}" for n, peak in report.peaks.items()
-    )
-    facts["matrix product"] = f"{', '.join(products)} (float32, 2048 x 2048, best of 12)"
+    if report.bandwidth:
+        rates = (f"{peak / 1000:.1f} TFLOP/s in {name}" for name, peak in report.peaks.items())
+        facts["matrix product"] = f"{', '.join(rates)} ({GPU_SIDE} x {GPU_SIDE})"
+        facts["memory bandwidth"] = f"{report.bandwidth:.0f} GB/s (a copy, reading and writing)"
+    else:
+        rates = (
+            f"{peak:.0f} GFLOP/s with {n} thread{'s' * (n != '1')}"
+            for n, peak in report.peaks.items()
+        )
+        facts["matrix product"] = f"{', '.join(rates)} (float32, 2048 x 2048, best of 12)"
     versions = (f"{PEERS[name].title} {found}" for name, found in report.libraries.items())
     facts["against"] = ", ".join(versions) or "nobody"
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
 
 
-def work_table(report: Report, work: str, processes: str) -> Table:
-    """Return the table of a work: a row for each library, or for each task if there are several."""
+def precisions(report: Report, work: str, processes: str) -> list[str | None]:
+    """Return for which precisions a work has a table of its own; only None: one table has all."""
     results = report.of(work, processes)
-    peak = report.peaks.get(str(report.machine["threads"]), 0.0)
-    return _libraries(results[0], peak) if len(results) == 1 else _tasks(results, peak)
+    if len(results) == 1 or not report.bandwidth:
+        return [None]
+    return [entry.side.precision for entry in results[0].all_ours()]
 
 
-def _libraries(result: Result, peak: float) -> Table:
+def work_table(report: Report, work: str, processes: str, precision: str | None = None) -> Table:
+    """Return the table of a work: a row for each library, or for each task if there are several.
+
+    If a precision is given, only the sides that have it are in the table.
+    """
+    results = report.of(work, processes)
+    if precision:
+        results = [result.only(precision) for result in results]
+    return _libraries(report, results[0]) if len(results) == 1 else _tasks(report, results)
+
+
+def _libraries(report: Report, result: Result) -> Table:
     """Return a table with a row for each library, the fastest first."""
     table = new_table(
         result.task,
@@ -43,6 +62,7 @@ def _libraries(result: Result, peak: float) -> Table:
         ">lowest to highest",
         ">GFLOP/s",
         ">of peak",
+        *_floor_title(report),
         ">memory",
         ">differs by",
         ">calls",
@@ -59,7 +79,8 @@ def _libraries(result: Result, peak: float) -> Table:
             entry.side.label,
             _ms(entry),
             *cells[:2],
-            *_speed(result, entry, peak),
+            *_speed(report, result, entry),
+            *_over_floor(report, result, entry),
             _memory(entry),
             cells[2],
             str(entry.timing.calls),
@@ -68,12 +89,13 @@ def _libraries(result: Result, peak: float) -> Table:
     return table
 
 
-def _tasks(results: Sequence[Result], peak: float) -> Table:
+def _tasks(report: Report, results: Sequence[Result]) -> Table:
     """Return a table with a row for each task, and sums of those that count."""
     ours = [f">{entry.side.label} ms" for entry in results[0].all_ours()]
     groups = list(dict.fromkeys(group for result in results for group in result.groups()))
     titles = [title for group in groups for title in (f">{group} ms", "as", ">ratio")]
-    table = new_table("", "", *ours, *titles, ">GFLOP/s", ">of peak", ">dropped")
+    last = [">GFLOP/s", ">of peak", *_floor_title(report), ">dropped"]
+    table = new_table("", "", *ours, *titles, *last)
     shown = ""
     for result in results:
         cells = [_ms(entry) for entry in result.all_ours()]
@@ -82,7 +104,12 @@ def _tasks(results: Sequence[Result], peak: float) -> Table:
             cells += its
         name = "" if result.case == shown else result.case
         dropped = sum(entry.timing.dropped for entry in result.sides)
-        table.add_row(name, result.task, *cells, *_speed(result, result.ours, peak), str(dropped))
+        cells += [
+            *_speed(report, result, result.ours),
+            *_over_floor(report, result, result.ours),
+            str(dropped),
+        ]
+        table.add_row(name, result.task, *cells)
         shown = result.case
     for task in (*LAYER_TASKS, "all") if results[0].flops else ():
         counted = [r for r in results if task in (r.task, "all")]
@@ -94,17 +121,33 @@ def _tasks(results: Sequence[Result], peak: float) -> Table:
             mine, theirs = total(counted, group)
             cells += [f"{theirs:.2f}", "each at its best", f"{mine / theirs:.2f}"]
         speed = sum(r.count * r.flops for r in counted) / sums[0] / 1e6
-        table.add_row("sum", task, *cells, f"{speed:.0f}", _share(speed, peak), "")
+        plain = results[0].ours.side
+        cells += [f"{speed:.0f}", _share(speed, report.peak(plain))]
+        if _floor_title(report):
+            cells.append(f"{sums[0] / sum(r.count * report.floor(r, plain) for r in counted):.2f}")
+        table.add_row("sum", task, *cells, "")
     return table
+
+
+def _floor_title(report: Report) -> list[str]:
+    """Return the title of the column that compares with the floor, where there is one."""
+    return [">over floor"] if report.bandwidth else []
+
+
+def _over_floor(report: Report, result: Result, entry: SideResult) -> list[str]:
+    if not report.bandwidth:
+        return []
+    floor = report.floor(result, entry.side)
+    return [f"{entry.timing.ms / floor:.2f}" if floor else ""]
 
 
 def _ms(entry: SideResult) -> str:
     return f"{entry.timing.ms:.2f}{'*' * entry.timing.doubtful}"
 
 
-def _speed(result: Result, entry: SideResult, peak: float) -> tuple[str, str]:
+def _speed(report: Report, result: Result, entry: SideResult) -> tuple[str, str]:
     speed = result.gflops(entry)
-    return (f"{speed:.0f}", _share(speed, peak)) if speed else ("", "")
+    return (f"{speed:.0f}", _share(speed, report.peak(entry.side))) if speed else ("", "")
 
 
 def _share(speed: float, peak: float) -> str:
@@ -132,7 +175,17 @@ def legend(report: Report) -> str:
             "peak of a matrix product is possible, since Winograd's way multiplies less."
         )
     entries = [entry for result in report.results for entry in result.sides]
-    if any(entry.memory for entry in entries):
+    if report.bandwidth:
+        lines.append(
+            "over floor: ms over the least time for the matrix product's rate and the memory's "
+            "bandwidth, each number moved once (see minifcn/bench/floor.py)."
+        )
+    if report.bandwidth and any(entry.memory for entry in entries):
+        lines.append(
+            "memory: what a library has of the GPU's memory after a call that it began with none "
+            "to spare: parameters, arrays, work space, gaps."
+        )
+    elif any(entry.memory for entry in entries):
         lines.append(
             "memory: the most that the process had in use (VmHWM) from when the net was built to "
             "the end, less what it had in use (VmRSS) before."

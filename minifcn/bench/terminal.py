@@ -45,6 +45,7 @@ class Terminal(Bar, Observer):
         """Print the table of a work, and write all that is known."""
         apart = "a process for each" if processes == "apart" else "one process for all"
         print(f"\n{work.name}: {work.title} ({apart})", end="")
-        print_table(table.work_table(report, work.name, processes))
+        for precision in table.precisions(report, work.name, processes):
+            print_table(table.work_table(report, work.name, processes, precision))
         if self.out:
             report.write(self.out)

@@ -1,12 +1,14 @@
 """PyTorch's side: for each kind of case a function that returns what is to be timed.
 
-``how["layout"]`` is the order of images and weights in memory, ``how["sgd"]`` the form of SGD.
+``how["layout"]`` is the order of images and weights in memory, ``how["sgd"]`` the form of SGD, and
+on a GPU ``how["device"]`` where they are and ``how["precision"]`` in what convolutions compute.
 PyTorch is imported when a case is built, so that this file can be read where there is none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,30 +24,51 @@ def start(threads: int) -> str:
     import torch
 
     torch.set_num_threads(threads)
-    return str(torch.__version__)
+    cudnn = f", cuDNN {torch.backends.cudnn.version()}" if torch.version.cuda else ""
+    return f"{torch.__version__}{cudnn}"
 
 
 def training_step(settings: Settings, how: dict[str, str]) -> Tasks:
     """Build a step: forward, cross-entropy, backward, SGD; it returns the loss."""
     import torch
 
-    twin = Twin(inputs.new_net(settings), how["layout"])
+    twin = Twin(inputs.new_net(settings), *_place(how))
     images, labels = inputs.images_and_labels(settings)
-    x, y = placed(images, how["layout"]), torch.from_numpy(labels)
-    return {"step": Task(_step(twin, x, y, _sgd(twin.parameters, how)))}
+    x, y = placed(images, *_place(how)), torch.from_numpy(labels).to(_place(how)[1])
+    return {"step": Task(_step(twin, x, y, _sgd(twin.parameters, how), how))}
 
 
-def _step(net: Callable[[Any], Any], x: Any, y: Any, optimizer: Any) -> Callable[[], float]:
+def _place(how: dict[str, str]) -> tuple[str, str]:
+    """Return layout and device of a side's arrays; numbers in a row have no layout."""
+    return how.get("layout", "contiguous"), how.get("device", "cpu")
+
+
+def _step(
+    net: Callable[[Any], Any], x: Any, y: Any, optimizer: Any, how: dict[str, str]
+) -> Callable[[], Any]:
     import torch.nn.functional as T
 
-    def step() -> float:
-        loss = T.cross_entropy(net(x), y)
+    def step() -> Any:
+        with _mixed(how):
+            loss = T.cross_entropy(net(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     return step
+
+
+def _mixed(how: dict[str, str]) -> AbstractContextManager[Any]:
+    """Let PyTorch compute in bf16 where it thinks that safe, if a side is to; weights stay float32.
+
+    All that is stored between its convolutions is bf16 then, which takes half the memory.
+    """
+    import torch
+
+    if how.get("precision") != "bf16":
+        return nullcontext()
+    return torch.autocast(_place(how)[1].partition(":")[0], torch.bfloat16)
 
 
 def _sgd(parameters: list[Any], how: dict[str, str]) -> Any:
@@ -63,11 +86,11 @@ def inference(settings: Settings, how: dict[str, str]) -> Tasks:
     """Build a forward pass with nothing recorded."""
     import torch
 
-    twin = Twin(inputs.new_net(settings).eval(), how["layout"])
-    x = placed(inputs.images_and_labels(settings)[0], how["layout"])
+    twin = Twin(inputs.new_net(settings).eval(), *_place(how))
+    x = placed(inputs.images_and_labels(settings)[0], *_place(how))
 
     def forward() -> Any:
-        with torch.inference_mode():
+        with torch.inference_mode(), _mixed(how):
             return twin(x)
 
     return {"forward": Task(forward)}
@@ -77,7 +100,8 @@ def convolution(settings: Settings, how: dict[str, str]) -> Tasks:
     """Build a convolution without bias, and its two gradients."""
     import torch
 
-    x, weight, g = (placed(array, how["layout"]) for array in inputs.layer_arrays(settings))
+    kind = torch.bfloat16 if how.get("precision") == "bf16" else torch.float32
+    x, weight, g = (placed(a, *_place(how)).to(kind) for a in inputs.layer_arrays(settings))
     stride, padding = [settings["stride"]] * 2, [settings["padding"]] * 2
     plain = None, stride, padding, [1, 1], False, [0, 0], settings["groups"]
 
@@ -106,21 +130,21 @@ def rectifier(settings: Settings, how: dict[str, str]) -> Tasks:
     import torch
 
     tasks = _both_ways(torch.relu, settings, how)
-    x = placed(inputs.channels_last(np.random.default_rng(2), settings["x"]), how["layout"])
+    x = placed(inputs.channels_last(np.random.default_rng(2), settings["x"]), *_place(how))
     return tasks | {"forward": Task(lambda: torch.relu_(x))}
 
 
 def bias_gradient(settings: Settings, how: dict[str, str]) -> Tasks:
     """Build the sum of a gradient over images and pixels."""
-    g = placed(inputs.channels_last(np.random.default_rng(2), settings["x"]), how["layout"])
+    g = placed(inputs.channels_last(np.random.default_rng(2), settings["x"]), *_place(how))
     return {"gradient": Task(lambda: g.sum((0, 2, 3)))}
 
 
 def _both_ways(operation: Any, settings: Settings, how: dict[str, str]) -> Tasks:
     rng = np.random.default_rng(2)
-    x = placed(inputs.channels_last(rng, settings["x"]), how["layout"])
+    x = placed(inputs.channels_last(rng, settings["x"]), *_place(how))
     shape = operation(x).shape
-    g = placed(inputs.channels_last(rng, shape), how["layout"])
+    g = placed(inputs.channels_last(rng, shape), *_place(how))
     return {
         "forward": Task(lambda: operation(x)),
         "backward": Task(_gradient(operation, x, g)),
@@ -142,8 +166,8 @@ def cross_entropy(settings: Settings, how: dict[str, str]) -> Tasks:
 
     rng = np.random.default_rng(2)
     n, classes, height, width = settings["x"]
-    x = placed(inputs.channels_last(rng, settings["x"]), how["layout"]).requires_grad_()
-    labels = torch.from_numpy(rng.integers(0, classes, (n, height, width)))
+    x = placed(inputs.channels_last(rng, settings["x"]), *_place(how)).requires_grad_()
+    labels = torch.from_numpy(rng.integers(0, classes, (n, height, width))).to(x.device)
 
     def both() -> Any:
         return torch.autograd.grad(torch.nn.functional.cross_entropy(x, labels), x)[0]
@@ -159,9 +183,9 @@ def upsampling(settings: Settings, how: dict[str, str]) -> Tasks:
 
     rng = np.random.default_rng(2)
     factor, classes = settings["factor"], settings["x"][1]
-    x = placed(inputs.channels_last(rng, settings["x"]), how["layout"])
+    x = placed(inputs.channels_last(rng, settings["x"]), *_place(how))
     kernel = bilinear_kernel(2 * factor).astype(np.float32)
-    weight = placed(np.tile(kernel, (classes, 1, 1, 1)), how["layout"])  # (C, 1, k, k)
+    weight = placed(np.tile(kernel, (classes, 1, 1, 1)), *_place(how))  # (C, 1, k, k)
 
     def enlarge(x: Any) -> Any:
         return torch.nn.functional.conv_transpose2d(x, weight, stride=factor, groups=classes)
@@ -170,13 +194,13 @@ def upsampling(settings: Settings, how: dict[str, str]) -> Tasks:
         with torch.no_grad():
             return enlarge(x)
 
-    g = placed(inputs.channels_last(rng, forward().shape), how["layout"])
+    g = placed(inputs.channels_last(rng, forward().shape), *_place(how))
     return {"forward": Task(forward), "backward": Task(_gradient(enlarge, x, g))}
 
 
 def update(settings: Settings, how: dict[str, str]) -> Tasks:
     """Build an update of all parameters of a net by SGD, with gradients that stay."""
-    parameters = Twin(inputs.new_net(settings), "contiguous").parameters
+    parameters = Twin(inputs.new_net(settings), *_place(how)).parameters
     for parameter in parameters:
         parameter.grad = parameter.detach() * 0.1
     optimizer = _sgd(parameters, how)
@@ -194,8 +218,8 @@ def common_step(settings: Settings, how: dict[str, str]) -> Tasks:
     import torch.nn.functional as T
 
     start = inputs.common_start(settings)
-    x, y = placed(start.pop("images"), how["layout"]), torch.from_numpy(start.pop("labels")).long()
-    parameters = [torch.nn.Parameter(placed(a, how["layout"])) for a in start.values()]
+    x, y = placed(start.pop("images"), *_place(how)), torch.from_numpy(start.pop("labels")).long()
+    parameters = [torch.nn.Parameter(placed(a, *_place(how))) for a in start.values()]
     w1, b1, w2, b2, w3, b3 = parameters
 
     def net(x: Any) -> Any:
@@ -203,7 +227,8 @@ def common_step(settings: Settings, how: dict[str, str]) -> Tasks:
         h = T.max_pool2d(T.relu(T.conv2d(h, w2, b2, padding=1), inplace=True), 2)
         return T.conv2d(h, w3, b3)
 
-    return {"step": Task(_step(net, x, y, torch.optim.SGD(parameters, inputs.COMMON_LR)))}
+    optimizer = torch.optim.SGD(parameters, inputs.COMMON_LR)
+    return {"step": Task(_step(net, x, y.to(x.device), optimizer, how))}
 
 
 BUILDERS: dict[str, Builder] = {

@@ -26,6 +26,8 @@ class Twin:
         Any FCN whose layers have a counterpart in PyTorch.
     layout
         How images and weights lie in memory: ``"contiguous"`` or ``"channels_last"``.
+    device
+        Where the parameters are.
 
     Attributes
     ----------
@@ -38,9 +40,9 @@ class Twin:
         If a layer has no counterpart.
     """
 
-    def __init__(self, net: FCN, layout: str) -> None:
+    def __init__(self, net: FCN, layout: str, device: str = "cpu") -> None:
         self.parameters: list[Any] = []
-        self.layout = layout
+        self.layout, self.device = layout, device
         self.skips, self.offset = net.skips, net.offset
         self.trunk = {name: self._counterpart(getattr(net, name)) for name in net.trunk_names}
         scores = ["score_fr", *(skip.score for skip in net.skips)]
@@ -97,7 +99,7 @@ class Twin:
 
         if parameter is None:
             return None
-        copy = placed(parameter.numpy(), self.layout)
+        copy = placed(parameter.numpy(), self.layout, self.device)
         if parameter.requires_grad:
             copy = torch.nn.Parameter(copy)
             self.parameters.append(copy)
@@ -113,7 +115,7 @@ class Twin:
             kernel, groups = self._take(layer.weight), 1
         else:
             alone = weight[np.arange(C), np.arange(C), None]  # (C, C, kh, kw) -> (C, 1, kh, kw)
-            kernel, groups = placed(alone, self.layout), C
+            kernel, groups = placed(alone, self.layout, self.device), C
 
         def enlarge(x: Any, offset: Sequence[int] = (0, 0), size: Sequence[int] = ()) -> Any:
             full = [
@@ -128,13 +130,14 @@ class Twin:
         return enlarge
 
 
-def placed(array: np.ndarray, layout: str) -> Any:
+def placed(array: np.ndarray, layout: str, device: str = "cpu") -> Any:
     """Return a copy of an array as a PyTorch tensor, in the memory order of a layout."""
     import torch
 
     four = array.ndim == 4 and layout == "channels_last"
     order = torch.channels_last if four else torch.contiguous_format
-    return torch.empty(array.shape, memory_format=order).copy_(torch.from_numpy(array))
+    empty = torch.empty(array.shape, memory_format=order, device=device)
+    return empty.copy_(torch.from_numpy(array))
 
 
 def _through(chain: Sequence[Callable[[Any], Any]], x: Any) -> Any:

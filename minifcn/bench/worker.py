@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import threadpoolctl
 
 from .._version import __version__
 from ..kernels.heap import keep_freed_memory
-from . import ours, peers, torch_peer
+from . import gpu, ours, peers, torch_peer
 from .inputs import sample
 from .load import Others
 from .ours import Builder, Tasks
@@ -45,6 +46,7 @@ WARM = 0.05  # seconds to compute untimed at the start of a block: others have e
 LONG = 0.5  # a call of so many seconds fills the caches by itself
 
 _built: dict[str, Tasks] = {}
+_gpus: dict[str, gpu.Gpu] = {}  # of the sides that compute on one
 _longest: dict[str, float] = {}  # seconds that a call took in a side's last block
 _memory: dict[str, int] = {}
 Answer = dict[str, Any]
@@ -63,24 +65,32 @@ def build(
 ) -> Answer:
     """Make a case ready, in place of the one before; compute each task ``calls`` times.
 
-    Returns, for each task, its floating-point operations and numbers from its first results.
+    Returns, for each task, what it has to compute at least, and numbers from its first results.
     """
     drop(side)
     _memory["before"] = _status("VmRSS")
-    tasks = _built[side] = BUILDERS[peer][kind](settings, how)
-    gc.collect()
-    _memory["reset"] = _forget_peak()
+    if how.get("device", "cpu") != "cpu":
+        _gpus[side] = gpu.LIBRARIES[peer](how["precision"])
+    computing = _gpus[side].computing() if side in _gpus else nullcontext()
+    with computing:
+        tasks = _built[side] = BUILDERS[peer][kind](settings, how)
+        gc.collect()
+        _memory["reset"] = _forget_peak()
+        checks = {name: [sample(task.run()) for _ in range(calls)] for name, task in tasks.items()}
+    if side in _gpus:
+        _gpus[side].release()  # others are built next
     return {
         "flops": {name: task.flops for name, task in tasks.items()},
-        "checks": {
-            name: [sample(task.run()) for _ in range(calls)] for name, task in tasks.items()
-        },
+        "pieces": {name: task.pieces for name, task in tasks.items()},
+        "checks": checks,
     }
 
 
 def block(side: str, task: str, seconds: float) -> Answer:
     """Compute a task again and again for a while; return the median time of a call."""
     run, others = _built[side][task].run, Others()
+    if side in _gpus:
+        return gpu.block(_gpus[side], run, seconds)
     if _longest.get(side, 0.0) < LONG:
         _calls(run, min(WARM, seconds / 3))
     times = _calls(run, seconds)
@@ -105,8 +115,13 @@ def _calls(run: Callable[[], Any], seconds: float) -> list[float]:
             return times
 
 
-def memory() -> Answer:
-    """Return the bytes in use before the case was built, and the most since; 0 if unknown."""
+def memory(side: str = "", task: str = "") -> Answer:
+    """Return the bytes in use before the case was built, and the most since; 0 if unknown.
+
+    That is the whole process; on a GPU, it is what a side's task needs.
+    """
+    if side in _gpus:
+        return gpu.memory(_gpus[side], _built[side][task].run)
     return {**_memory, "peak": _status("VmHWM")}
 
 
@@ -115,6 +130,8 @@ def drop(side: str) -> Answer:
     _built.pop(side, None)
     _longest.pop(side, None)
     gc.collect()
+    if side in _gpus:
+        _gpus.pop(side).release()
     return {}
 
 
@@ -156,7 +173,8 @@ def _forget_peak() -> bool:
 
 
 ACTIONS: dict[str, Callable[..., Answer]] = {
-    action.__name__: action for action in (hello, build, block, memory, drop, peak)
+    action.__name__: action
+    for action in (hello, build, block, memory, drop, peak, gpu.facts, gpu.ceilings)
 }
 
 

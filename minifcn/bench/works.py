@@ -17,6 +17,7 @@ Settings: TypeAlias = dict[str, Any]  # whole numbers, floats, strings and lists
 
 TRAIN, INFER, LAYER, COMMON = "train", "infer", "convolution", "common"  # kinds of cases
 POOL, RELU, BIAS, LOSS, UPSAMPLING, UPDATE = "pool", "relu", "bias", "loss", "upsampling", "update"
+CONVOLVING = (TRAIN, INFER, LAYER, COMMON)  # kinds in which a GPU's precision makes a difference
 STEPS = (TRAIN, COMMON)  # kinds that return the loss, which changes from call to call
 LAYER_TASKS = ("forward", "data gradient", "weight gradient")
 LAYOUTS = ("contiguous", "channels_last")  # how a peer may store images, in PyTorch's words
@@ -206,6 +207,8 @@ WORKS: dict[str, Work] = {
         _net("vgg500", "VGG16 as FCN-8s", TRAIN, VGG_NET, (1, 3, 500, 500)),
         _net("vgg224-forward", "VGG16 as FCN-8s", INFER, VGG_NET, (1, 3, 224, 224)),
         _net("vgg500-forward", "VGG16 as FCN-8s", INFER, VGG_NET, (1, 3, 500, 500)),
+        _net("vgg500x20", "VGG16 as FCN-8s", TRAIN, VGG_NET, (20, 3, 500, 500)),
+        _net("vgg500x20-forward", "VGG16 as FCN-8s", INFER, VGG_NET, (20, 3, 500, 500)),
         Work("layers-small", "convolutions of small128, 8 images", SMALL_LAYERS, 0.15),
         Work(
             "layers-vgg224",

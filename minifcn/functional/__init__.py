@@ -5,7 +5,7 @@ from .arithmetic import add, div, exp, log, maximum, mul, neg, pow, sqrt, sub
 from .conv import conv2d, conv2d_weight, conv_transpose2d
 from .conv_relu import conv2d_relu
 from .linear import linear, matmul
-from .loss import LabelError, cross_entropy
+from .loss import LabelError, check_labels, cross_entropy
 from .normalization import local_response_norm
 from .pooling import avg_pool2d, max_pool2d
 from .reduction import max, mean, sum
@@ -18,6 +18,7 @@ __all__ = [
     "avg_pool2d",
     "broadcast_to",
     "cat",
+    "check_labels",
     "conv2d",
     "conv2d_relu",
     "conv2d_weight",

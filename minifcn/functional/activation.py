@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import array_of, primitive
-from ..backend import Array, Error, xp_of
+from ..backend import Array, Error, on_device, xp_of
 from ..kernels import elementwise as kernels
 from .arithmetic import elementwise_reference, exp, maximum, mul, sub
 from .reduction import sum
@@ -182,7 +182,9 @@ def dropout(
         return x
     if rng is None:
         raise DropoutError("dropout in training needs rng=, for example np.random.default_rng(0)")
-    return mul(x, kernels.dropout_mask(rng, p, array_of(x)))
+    with on_device(array_of(x)):
+        mask = kernels.dropout_mask(rng, p, array_of(x))
+    return mul(x, mask)
 
 
 # The same in loops over single numbers.

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..autograd import array_of, primitive
 from ..backend import Array, Error, to_numpy, xp_of
+from ..kernels import cuda
 from ..kernels import softmax as kernels
 from ..shapes import shape_error
 from .activation import softmax
@@ -54,7 +55,8 @@ def cross_entropy(
     Raises
     ------
     LabelError
-        If a label is no class; names the value and the first place.
+        If a label is no class; names the value and the first place. On a GPU such a label makes
+        the loss NaN instead, as nobody waits there to see it: use `check_labels` before the move.
     ShapeError
         If the shapes do not fit.
 
@@ -145,8 +147,31 @@ def _check(x: Array, target: Array, weight: Any, ignore_index: int, reduction: s
         raise shape_error("cross_entropy", f"weight must be ({C},)", x=x, weight=weight)
     if target.dtype.kind not in "iu":
         raise LabelError(f"cross_entropy: target must hold whole numbers, not {target.dtype}")
+    if not cuda.on(x):
+        check_labels(target, C, ignore_index)
+
+
+def check_labels(target: Array, classes: int, ignore_index: int = 255) -> None:
+    """Raise an error if a label is neither a class nor the ignored value.
+
+    Parameters
+    ----------
+    target
+        Labels, whole numbers, of any shape.
+    classes
+        How many there are: 0 ... classes - 1.
+
+    Raises
+    ------
+    LabelError
+        With the value and the first place.
+
+    Examples
+    --------
+    >>> check_labels(np.array([[0, 3], [255, 2]]), classes=4)
+    """
     # Read without a sign, a negative number is larger than any class.
-    wrong = target.view(f"u{target.dtype.itemsize}") >= C
+    wrong = target.view(f"u{target.dtype.itemsize}") >= classes
     wrong &= target != ignore_index
     if wrong.any():
         place = np.argwhere(to_numpy(wrong))[0]
@@ -154,7 +179,7 @@ def _check(x: Array, target: Array, weight: Any, ignore_index: int, reduction: s
         where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, place, strict=False))
         raise LabelError(
             f"cross_entropy: label {to_numpy(target)[tuple(place)]} at {where} is no class: there "
-            f"are classes 0 to {C - 1}, and {ignore_index} is ignored. Try: num_classes= of the "
+            f"are classes 0 to {classes - 1}, and {ignore_index} is ignored. Try: num_classes= of the "
             "net, ignore_index=, or the class table of the labels"
         )
 

@@ -42,12 +42,13 @@ def local_response_norm(
         raise ShapeError(f"local_response_norm: size={size} must be at least 1 channel")
     if cuda.on(array_of(x)):
         return normalised(x, size, alpha, beta, k)
-    return mul(x, pow(_energy(x, size, alpha, k), -beta))
+    energy = _energy(x, size)
+    return mul(x, pow(energy * (alpha / size) + k, -beta))
 
 
-def _energy(x: Any, size: int, alpha: float, k: float) -> Any:
-    """Return what is raised to the power -beta."""
-    return channel_window_sum(mul(x, x), size // 2, (size - 1) // 2) * (alpha / size) + k
+def _energy(x: Any, size: int) -> Any:
+    """Return the sum of x² over the channels around each one."""
+    return channel_window_sum(mul(x, x), size // 2, (size - 1) // 2)
 
 
 @primitive
@@ -58,20 +59,21 @@ def normalised(x: Array, size: int, alpha: float, beta: float, k: float) -> Arra
     """
     if cuda.on(x):
         return cuda.lrn.normalise(x, size, alpha, beta, k)
-    return x * _energy(x, size, alpha, k) ** -beta
+    return x * (_energy(x, size) * (alpha / size) + k) ** -beta
 
 
 @normalised.gradient("x", saves=("x",))
 def _(g: Any, s: Any) -> Any:
-    # With e the energy and W the window sum: d y[c] / d x[c'] = e[c]^-β where c = c', minus
-    # 2·α/size·β · x[c] e[c]^(-β-1) · x[c'] where c' is in the window of c. So x[c'] gets the sum of
-    # all c whose window it is in: W turned round.
+    # With e what is raised to the power -β: d y[c] / d x[c'] is e[c]^-β where c = c', minus
+    # 2·α/size·β · x[c] e[c]^(-β-1) · x[c'] where c' is in the window of c. So x[c'] gets a sum over
+    # all c whose window it is in: the window turned round.
     if not isinstance(g, Tensor) and cuda.on(g):
         return cuda.lrn.gradient(g, s.x, s.size, s.alpha, s.beta, s.k)
-    energy = _energy(s.x, s.size, s.alpha, s.k)
-    own = mul(g, pow(energy, -s.beta))
-    others = channel_window_sum(div(mul(own, s.x), energy), (s.size - 1) // 2, s.size // 2)
-    return own - 2 * s.alpha / s.size * s.beta * mul(s.x, others)
+    ratio = s.alpha / s.size
+    scale = _energy(s.x, s.size) * ratio + s.k
+    own = mul(g, pow(scale, -s.beta))
+    others = channel_window_sum(div(mul(own, s.x), scale), (s.size - 1) // 2, s.size // 2)
+    return own - 2 * ratio * s.beta * mul(s.x, others)
 
 
 @primitive(linear=("x",))

@@ -8,9 +8,13 @@
 | large, fewer pixels      | any stride and dilation, | any     | few_pixels.py         |
 | than the weight has rows | no groups                |         |                       |
 | all others               | any                      | any     | im2col.py             |
+| on a GPU, channels in    | any stride and dilation, | rounded | cuda/conv.py          |
+| fours                    | no groups                | float32 |                       |
+| on a GPU, all others     | any                      | float32 | cuda/gemm.py (im2col) |
 
 Winograd's way needs pixels enough to be worth transforming the weights. Along both axes it also
-needs channels enough (WIDE): products then outweigh the second transform. `use_algorithm`, or the
+needs channels enough (WIDE): products then outweigh the second transform. Numbers are rounded, for
+a GPU's tensor cores, only if `use_precision` asks for it (precision.py). `use_algorithm`, or the
 environment variable MINIFCN_CONVOLUTION, sends everything through im2col instead, for comparison.
 """
 
@@ -26,7 +30,7 @@ import numpy as np
 
 from ..backend import Array, Error, is_numpy
 from ..shapes import Pair, conv_size
-from . import few_pixels, im2col, separable, winograd, winograd2d
+from . import cuda, few_pixels, im2col, precision, separable, winograd, winograd2d
 
 FEWEST = 512  # pixels of a batch, that Winograd's way needs to be worth its transforms
 WIDE = 128  # channels, of input and of output, that Winograd's way along both axes needs
@@ -87,22 +91,32 @@ def conv2d(
     padding: Pair,
     dilation: Pair,
     groups: int,
+    relu: bool = False,
 ) -> Array:
-    """Return the cross-correlation, (N, C, H, W) with (O, C/groups, kh, kw) to (N, O, Ho, Wo)."""
+    """Return the cross-correlation, (N, C, H, W) with (O, C/groups, kh, kw) to (N, O, Ho, Wo).
+
+    With ``relu``, what is below zero in it becomes zero.
+    """
+    precision.check(x)
     x, y = channels_last(x), None
     height, width = (
         conv_size(x.shape[1 + a], weight.shape[2 + a], stride[a], padding[a], dilation[a])
         for a in (0, 1)
     )
-    if winograd_fits(x, weight.shape, stride, dilation, groups):
+    if cuda.on(x):
+        way = cuda.conv if on_tensor_cores(x, weight.shape, groups) else cuda.gemm
+        y = way.conv2d(x, weight, bias, stride, padding, dilation, groups, relu)
+    elif winograd_fits(x, weight.shape, stride, dilation, groups):
         axes = winograd2d if is_wide(weight.shape) else winograd
-        y = axes.conv2d(x, weight, bias, padding)
+        y = axes.conv2d(x, weight, bias, padding, relu)
     elif bias is None and (tent := tent_for(x, weight, stride, dilation, groups)) is not None:
         y = separable.downsample(x, tent, stride, padding, (height, width))
+        if relu and y is not None:
+            np.maximum(y, 0, out=y)
     elif few_pixels_fit(len(x) * height * width, weight.shape, groups):
-        y = few_pixels.conv2d(x, weight, bias, (height, width), stride, padding, dilation)
+        y = few_pixels.conv2d(x, weight, bias, (height, width), stride, padding, dilation, relu)
     if y is None:
-        y = im2col.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        y = im2col.conv2d(x, weight, bias, stride, padding, dilation, groups, relu)
     return y.transpose(0, 3, 1, 2)  # (N, Ho, Wo, O) -> (N, O, Ho, Wo)
 
 
@@ -110,10 +124,14 @@ def conv2d_weight(
     x: Array, g: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Array:
     """Return the gradient in the weight, from (N, C, H, W) and (N, O, Ho, Wo)."""
+    precision.check(x)
     x, g, w = channels_last(x), channels_last(g), None
     shape = (g.shape[3], x.shape[3] // groups, *kernel)
     whole = all(g.shape[1 + a] == x.shape[1 + a] + 2 * padding[a] - 2 for a in (0, 1))
-    if whole and winograd_fits(x, shape, stride, dilation, groups):
+    if cuda.on(x):
+        way = cuda.conv if on_tensor_cores(x, shape, groups) else cuda.gemm
+        w = way.conv2d_weight(x, g, kernel, stride, padding, dilation, groups)
+    elif whole and winograd_fits(x, shape, stride, dilation, groups):
         w = (winograd2d if is_wide(shape) else winograd).conv2d_weight(x, g, padding)
     elif few_pixels_fit(g.shape[0] * g.shape[1] * g.shape[2], shape, groups):
         w = few_pixels.conv2d_weight(x, g, kernel, stride, padding, dilation)
@@ -135,23 +153,33 @@ def conv_transpose2d(
 
     At stride 1 it is a convolution with the kernel turned by half a turn, so it is computed as one.
     """
+    precision.check(x)
     x = channels_last(x)
-    if few_pixels_fit(x.shape[0] * x.shape[1] * x.shape[2], weight.shape, groups):
+    rounded = on_tensor_cores(x, weight.shape, groups)
+    few = few_pixels_fit(x.shape[0] * x.shape[1] * x.shape[2], weight.shape, groups)
+    if few and not cuda.on(x):
         y = few_pixels.conv_transpose2d(x, weight, stride, padding, output_size, dilation)
         return y.transpose(0, 3, 1, 2)  # (N, Ho, Wo, O) -> (N, O, Ho, Wo)
     kernel, size = weight.shape[2:], x.shape[1:3]
     reach = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
     exact = all(output_size[a] == size[a] + reach[a] - padding[a] for a in (0, 1))
-    if stride == (1, 1) and min(reach) >= 0 and exact:
+    if stride == (1, 1) and min(reach) >= 0 and exact and (rounded or not few):
         weight = im2col.turned(weight, groups)
         image = x.transpose(0, 3, 1, 2)  # (N, H, W, I) -> (N, I, H, W)
         return conv2d(image, weight, None, stride, (reach[0], reach[1]), dilation, groups)
     y = None
-    if (tent := tent_for(x, weight, stride, dilation, groups)) is not None:
+    if cuda.on(x):
+        y = cuda.gemm.conv_transpose2d(x, weight, stride, padding, output_size, dilation, groups)
+    elif (tent := tent_for(x, weight, stride, dilation, groups)) is not None:
         y = separable.upsample(x, tent, stride, padding, output_size)
     if y is None:
         y = im2col.conv_transpose2d(x, weight, stride, padding, output_size, dilation, groups)
     return y.transpose(0, 3, 1, 2)  # (N, Ho, Wo, O) -> (N, O, Ho, Wo)
+
+
+def on_tensor_cores(x: Array, weight: tuple[int, ...], groups: int) -> bool:
+    """Tell whether x (N, H, W, C) and a weight of this shape are convolved on tensor cores."""
+    return cuda.on(x) and fast() and cuda.conv.fits(x, weight, groups)
 
 
 def winograd_fits(

@@ -8,11 +8,14 @@ matter, if it is the same in all arrays: `flat` turns each into one long row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from ..backend import Array, is_numpy, xp_of
+from ..backend import Array, device_of, is_array, is_numpy, memory_order, to_device, xp_of
+from . import cuda
 from .threads import aligned, parallel_for, workspace
 
 PART = 1 << 17  # numbers: large enough for a thread, small enough for a cache of 2 MB
@@ -37,13 +40,37 @@ def flat(*arrays: Array) -> list[Array] | None:
     return [array.reshape(-1) for array in ordered]
 
 
-def memory_order(array: Array) -> list[int]:
-    """Return the axes from the one with the largest step in memory to the one with the smallest.
+def keeps_order(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Let the result of an elementwise operation lie in memory as the largest operand does.
 
-    >>> memory_order(np.zeros((2, 4, 4, 3)).transpose(0, 3, 1, 2))
-    [0, 2, 3, 1]
+    NumPy does so by itself. CuPy's results lie row by row: each convolution would have to turn
+    them round, to have the channels side by side again. So there the operation sees its operands
+    through views, whose axes stand in memory order.
+
+    >>> keeps_order(lambda x, y: x + y)(np.zeros((4, 2)).T, 1.0).strides  # as NumPy does
+    (8, 16)
     """
-    return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+
+    @functools.wraps(function)
+    def ordered(*operands: Any, **named: Any) -> Array:
+        arrays = [value for value in (*operands, *named.values()) if is_array(value)]
+        if not arrays or is_numpy(arrays[0]):
+            return function(*operands, **named)
+        largest = max(arrays, key=lambda array: (array.size, array.ndim))
+        axes = memory_order(largest)
+
+        def view(value: Any) -> Any:
+            if not is_array(value):
+                return value
+            leading = (None,) * (largest.ndim - value.ndim)  # as broadcasting adds them
+            return value[(*leading, ...)].transpose(axes)
+
+        if axes == sorted(axes) or any(array.ndim > largest.ndim for array in arrays):
+            return function(*operands, **named)
+        result = function(*map(view, operands), **{n: view(value) for n, value in named.items()})
+        return result.transpose(np.argsort(axes).tolist())
+
+    return ordered
 
 
 def empty(shape: tuple[int, ...], like: Array) -> Array:
@@ -77,8 +104,10 @@ def share_out(count: int, body: Callable[[int], None], data: Array, numbers: int
 
 def where_positive(g: Array, y: Array) -> Array:
     """Return g · (1 where y is above 0, else 0), of one shape and type, in y's memory order."""
+    if cuda.on(y):
+        return cuda.elementwise.where_positive(g, y)
     if not is_numpy(y):
-        return g * (y > 0)
+        return _times_positive(y, g)
     result = empty_like(y)
     rows = flat(g, y, result)
     if rows is None:
@@ -97,6 +126,26 @@ def where_positive(g: Array, y: Array) -> Array:
 
     share_out(len(parts), multiply, y, 3 * y.size)
     return result
+
+
+@keeps_order
+def _times_positive(y: Array, g: Array) -> Array:
+    return (y > 0) * g
+
+
+def dropout_mask(rng: np.random.Generator, p: float, like: Array) -> Array:
+    """Return an array like another: 0 with probability p, else 1 / (1 - p).
+
+    The generator alone determines which: one number is drawn for each, on the CPU, in the order of
+    the axes. (A GPU draws the same numbers itself, if the generator is of NumPy's usual kind.)
+    """
+    if cuda.on(like) and cuda.dropout.can_draw(rng):
+        return cuda.dropout.dropout_mask(rng, p, like)
+    kept = rng.random(like.shape, np.float32) >= p
+    mask = xp_of(like).empty_like(like)  # in the other's memory order, on its device
+    mask[...] = to_device(kept, device_of(like))
+    mask *= 1 / (1 - p) if p < 1 else 0
+    return mask
 
 
 _TRUTH = np.zeros(0, bool)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from ..backend import Array, xp_of
 from ..shapes import Pair, conv_size
-from . import gemm
+from . import cuda, gemm
 from .threads import parallel_for, workspace
 from .tiles import Tile, cut
 
@@ -47,6 +47,8 @@ def patches(
         and C * x.itemsize == x.strides[2]
     ):
         return x[tile.images, tile.rows].reshape(-1, C)  # (n, rows, W, C) -> (n*rows*W, C)
+    if cuda.on(x):
+        return cuda.im2col.patches(x, tile, kernel, width, stride, padding, dilation)
     # The rows of the input under this tile, with zeros where the window hangs over the edge.
     top = tile.rows.start * sh - ph
     bottom = (tile.rows.stop - 1) * sh - ph + dh * (kh - 1) + 1
@@ -101,8 +103,12 @@ def conv2d(
     padding: Pair,
     dilation: Pair,
     groups: int,
+    relu: bool = False,
 ) -> Array:
-    """Return the cross-correlation of x (N, H, W, C) with weight (O, C/groups, kh, kw)."""
+    """Return the cross-correlation of x (N, H, W, C) with weight (O, C/groups, kh, kw).
+
+    With ``relu``, what is below zero in it becomes zero, tile by tile while it is in the cache.
+    """
     xp = xp_of(x)
     O, I, kh, kw = weight.shape
     height = conv_size(x.shape[1], kh, stride[0], padding[0], dilation[0])
@@ -121,6 +127,8 @@ def conv2d(
             gemm.matmul(columns, matrix[:, outs], out=out[:, outs])
         if bias is not None:
             out += bias
+        if relu:
+            xp.maximum(out, 0, out=out)
 
     parallel_for(len(plan), compute, x, 2.0 * y.size * kh * kw * I)
     return y

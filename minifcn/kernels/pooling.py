@@ -14,6 +14,7 @@ import numpy as np
 
 from ..backend import Array, is_numpy, xp_of
 from ..shapes import Pair, pool_size
+from . import cuda
 from .elementwise import empty, share_out
 from .threads import workspace
 from .tiles import Tile, cut
@@ -93,6 +94,8 @@ def max_pool2d(
     x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil: bool
 ) -> Array:
     """Return the largest value of each window, (N, H, W, C) to (N, Ho, Wo, C)."""
+    if cuda.on(x):
+        return cuda.pooling.max_pool2d(x, kernel, stride, padding, dilation, ceil)
     xp, (N, H, W, C) = xp_of(x), x.shape
     height, width = output_size(x, kernel, stride, padding, dilation, ceil)
     y = empty((N, height, width, C), x)
@@ -123,6 +126,8 @@ def max_scatter(
     than the maximum, and with 0 elsewhere: as whole numbers, which keeps all bits of g or none. An
     exclusive "or" of the two is what found its maximum here. What comes to the last place stays.
     """
+    if cuda.on(x):
+        return cuda.pooling.max_scatter(g, x, y, kernel, stride, padding, dilation)
     xp, (N, H, W, _), (height, width) = xp_of(x), x.shape, y.shape[1:3]
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     apart = reach[0] <= stride[0] and reach[1] <= stride[1]
@@ -169,6 +174,8 @@ def max_gather(
     v: Array, x: Array, y: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Array:
     """Return, for each window, the entry of v (like x) at the place of x's first maximum."""
+    if cuda.on(x):
+        return cuda.pooling.max_gather(v, x, y, kernel, stride, padding, dilation)
     xp, (_, rows, columns, _) = xp_of(x), y.shape
     result = xp.zeros(y.shape, v.dtype)
     how = (slice(0, rows), columns, kernel, stride, padding, dilation)
@@ -188,6 +195,8 @@ def is_maximum(x: Array, y: Array) -> Array:
 
 def sum_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, ceil: bool) -> Array:
     """Return the sum of each window, (N, H, W, C) to (N, Ho, Wo, C); zeros outside the image."""
+    if cuda.on(x):
+        return cuda.pooling.sum_pool2d(x, kernel, stride, padding, ceil)
     height, width = output_size(x, kernel, stride, padding, (1, 1), ceil)
     y = xp_of(x).zeros((len(x), height, width, x.shape[3]), x.dtype)
     how = (slice(0, height), width, kernel, stride, padding, (1, 1))
@@ -201,6 +210,8 @@ def sum_spread(
     g: Array, height: int, width: int, kernel: Pair, stride: Pair, padding: Pair
 ) -> Array:
     """Return (N, height, width, C) with each g (N, Ho, Wo, C) added to all pixels of its window."""
+    if cuda.on(g):
+        return cuda.pooling.sum_spread(g, height, width, kernel, stride, padding)
     N, rows, columns, C = g.shape
     result = xp_of(g).zeros((N, height, width, C), g.dtype)
     how = (slice(0, rows), columns, kernel, stride, padding, (1, 1))

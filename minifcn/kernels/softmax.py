@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..backend import Array, is_numpy, xp_of
+from . import cuda
 from .elementwise import empty, share_out
 from .threads import workspace
 from .tiles import Tile, cut
@@ -22,6 +23,8 @@ def cross_entropy(logits: Array, target: Array, ignore_index: int) -> Array:
 
     logits is (N, H, W, C); target (N, H, W) holds classes 0 ... C - 1, or ``ignore_index``.
     """
+    if cuda.on(logits):
+        return cuda.softmax.cross_entropy(logits, target, ignore_index)
     xp = xp_of(logits)
     loss = empty(target.shape, logits)
 
@@ -46,6 +49,8 @@ def softmax_error(logits: Array, target: Array, share: Array, ignore_index: int)
 
     Arguments as above; share is (N, H, W). A pixel that is ignored has no target.
     """
+    if cuda.on(logits):
+        return cuda.softmax.softmax_error(logits, target, share, ignore_index)
     xp = xp_of(logits)
     error = empty(logits.shape, logits)
 

@@ -21,16 +21,18 @@ class Kernel(NamedTuple):
     registers: int
     spilled: int  # bytes that do not fit into registers: each use goes to memory
     shared: int  # bytes of shared memory that it declares
+    local: int  # bytes of arrays that are no registers, as an index is not known when compiling
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiler of the package nvidia-cuda-nvrtc; None if it is not installed."""
-    found = importlib.util.find_spec("nvidia")
-    for folder in found.submodule_search_locations or () if found else ():
-        for file in sorted(Path(folder).glob("*/lib/libnvrtc.so.*")):
-            return ctypes.CDLL(str(file))
-    return None
+    """Return the newest compiler of the packages nvidia-cuda-nvrtc; None if there is none."""
+    package = importlib.util.find_spec("nvidia")
+    folders = package.submodule_search_locations or () if package else ()
+    found = [file for folder in folders for file in Path(folder).glob("*/lib/libnvrtc.so.*")]
+    if not found:
+        return None
+    return ctypes.CDLL(str(max(found, key=lambda file: int(file.name.split(".")[2]))))
 
 
 def compiled(text: str, architecture: int, options: Sequence[str] = ()) -> dict[str, Kernel]:
@@ -70,6 +72,7 @@ def _kernels(log: str) -> dict[str, Kernel]:
                 ("registers", r"Used (\d+) registers"),
                 ("spilled", r"(\d+) bytes spill"),
                 ("shared", r"(\d+) bytes smem"),
+                ("local", r"(\d+) bytes stack frame"),
             )
         }
         kernels[name] = Kernel(**numbers)

@@ -2,7 +2,8 @@
 
 A `RawModule` is used as CuPy's is, and refuses what would go wrong there: a Python float for a
 ``float`` (CuPy passes a double), an array of another type, one that is not contiguous, too large a
-grid. Kernels run in the order that `order` sets; a kernel that depends on it has a mistake.
+grid, one array for two parameters that say they are apart. Kernels run in the order that `order`
+sets; a kernel that depends on it has a mistake.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +24,14 @@ from typing import Any
 
 import numpy as np
 
-SHIM = Path(__file__).with_name("cuda_shim.h")
-CACHE = Path(tempfile.gettempdir()) / f"minifcn-cuda-on-cpu-{os.getuid()}"
+HEADERS = [Path(__file__).with_name("cuda_shim.h"), *sorted(Path(__file__).parent.glob("shim_*.h"))]
+# The sanitizers only mark the places: cuda_shim.h has functions for them, their own library is not
+# linked.
+CHECKS = "thread,signed-integer-overflow,shift,integer-divide-by-zero,bounds,alignment,null"
 FLAGS = (
-    "-O1 -std=c++17 -fPIC -shared -w -ffp-contract=off -fno-strict-aliasing "
-    "-fsanitize=signed-integer-overflow,shift,integer-divide-by-zero,bounds,alignment,null"
-).split()
+    *("-std=c++17", "-O1", "-g1", "-w", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing"),
+    *(f"-fsanitize={CHECKS}", "--param", "tsan-instrument-func-entry-exit=0"),
+)
 ORDERS = ("forward", "reverse", "shuffled")
 MOST = {"grid": (2**31 - 1, 65535, 65535), "block": (1024, 1024, 64)}
 SHARED_MEMORY = 48 * 1024  # bytes of a block, unless a kernel asks for more
@@ -36,13 +40,17 @@ LARGEST_SHARED_MEMORY = 99 * 1024  # of compute capability 8.6 and 8.9, the leas
 _setting = {"order": 0, "seed": 1}
 
 
+class CompileError(RuntimeError):
+    """Text that the compiler refuses; the message is its own."""
+
+
 class KernelError(RuntimeError):
-    """A kernel that cannot be compiled or launched, or that does something it must not."""
+    """A kernel that cannot be launched, or that does something it must not."""
 
 
 def available() -> bool:
-    """Tell whether there is a compiler."""
-    return shutil.which("g++") is not None
+    """Tell whether there is a compiler, on a system whose memory and signals the shim knows."""
+    return sys.platform == "linux" and shutil.which("g++") is not None
 
 
 @contextmanager
@@ -70,15 +78,16 @@ class RawModule:
             library = _library(self.code, self.options)
             if not hasattr(library, f"sim_launch_{name}"):
                 raise KernelError(f"there is no kernel {name!r} in the text")
-            self._kernels[name] = Kernel(library, name)
+            self._kernels[name] = Kernel(library, name, self.code)
         return self._kernels[name]
 
 
 class Kernel:
     """A kernel that is called as ``kernel(grid, block, arguments, shared_mem=bytes)``."""
 
-    def __init__(self, library: ctypes.CDLL, name: str) -> None:
-        self.name, self._library = name, library
+    def __init__(self, library: ctypes.CDLL, name: str, code: str) -> None:
+        self.name, self._library, self._code = name, library, code
+        self._apart = _apart(code, name)
         self.max_dynamic_shared_size_bytes = SHARED_MEMORY
         signature = getattr(library, f"sim_signature_{name}")
         signature.restype = ctypes.c_char_p
@@ -105,13 +114,14 @@ class Kernel:
             raise KernelError(f"{self.name}: {shared_mem} bytes of shared memory, not {allowed}")
         if len(args) != len(self.parameters):
             raise KernelError(f"{self.name}: {len(args)} arguments for {len(self.parameters)}")
-        arrays = _Arrays(self._library, at_end=_setting["order"] != 1)
+        arrays = _Arrays(self._library)
         try:
             pointers = (ctypes.c_void_p * max(1, len(args)))()
             for i, (value, kind) in enumerate(zip(args, self.parameters, strict=True)):
                 where = f"{self.name}: argument {i}"
                 value = getattr(value, "on_cpu", value)  # an array of the stand-in for CuPy
-                pointers[i] = arrays.add(where, value, kind)
+                pointers[i] = arrays.add(where, value, kind, self._apart[i])
+            arrays.watch()
             run = getattr(self._library, f"sim_launch_{self.name}")
             run.restype = ctypes.c_char_p
             three = ctypes.c_uint * 3
@@ -124,36 +134,53 @@ class Kernel:
                 _setting["seed"],
             )
             if failure:
-                raise KernelError(f"{self.name}: {failure.decode()}{arrays.touched()}")
-            arrays.copy_back(self.name)
+                told = _with_lines(failure.decode(), Path(self._library._name), self._code)
+                raise KernelError(f"{self.name}: {told}{arrays.touched()}")
+            arrays.copy_back()
         finally:
             arrays.free()
 
 
-class _Guarded(ctypes.Structure):
-    _fields_ = (("map", ctypes.c_void_p), ("data", ctypes.c_void_p), ("mapped", ctypes.c_size_t))
+class _Memory(ctypes.Structure):
+    _fields_ = (
+        ("map", ctypes.c_void_p),
+        ("data", ctypes.c_void_p),
+        ("mapped", ctypes.c_size_t),
+        ("bytes", ctypes.c_size_t),
+    )
+
+
+class _Copy:
+    """An array of a launch, in memory of its own between forbidden pages."""
+
+    def __init__(self, where: str, array: np.ndarray, room: _Memory) -> None:
+        self.where, self.array, self.room = where, array, room
+        self.written = self.apart = False
+
+    def __str__(self) -> str:
+        return f"{self.where} {self.array.shape} {self.array.dtype}"
 
 
 class _Arrays:
-    """The arguments of a launch, each array in memory of its own between forbidden pages."""
+    """The arguments of a launch."""
 
-    def __init__(self, library: ctypes.CDLL, at_end: bool) -> None:
-        self.library, self.at_end = library, at_end
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
         self.kept: list[Any] = []  # what pointers point to
-        self.copies: dict[int, tuple[str, np.ndarray, _Guarded, bool]] = {}
-        library.sim_guarded.restype = _Guarded
+        self.copies: dict[tuple[int, int], _Copy] = {}
+        library.sim_array.restype = _Memory
         library.sim_touched.restype = ctypes.c_void_p
 
-    def add(self, where: str, value: Any, kind: str) -> int:
+    def add(self, where: str, value: Any, kind: str, apart: bool) -> int:
         """Return the address of an argument, after checking its kind."""
         if kind.startswith("P"):
-            address = ctypes.c_void_p(self._copy(where, value, kind[1:]))
+            address = ctypes.c_void_p(self._copy(where, value, kind[1:], apart))
         else:
             address = _scalar(where, value, kind[:-1])
         self.kept.append(address)
         return ctypes.addressof(address)
 
-    def _copy(self, where: str, array: Any, kind: str) -> int:
+    def _copy(self, where: str, array: Any, kind: str, apart: bool) -> int:
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{where} must be an array, not {type(array).__name__}")
         given = f"{array.dtype.kind}{array.dtype.itemsize}"
@@ -161,39 +188,52 @@ class _Arrays:
             raise TypeError(f"{where} is {array.dtype}, and the kernel takes {kind[:-1]}")
         if not array.flags.c_contiguous:
             raise TypeError(f"{where} is not contiguous, and a kernel knows nothing of strides")
-        start = array.ctypes.data
-        if start not in self.copies:
-            room = self.library.sim_guarded(ctypes.c_size_t(array.nbytes), self.at_end)
-            ctypes.memmove(room.data, start, array.nbytes)
-            self.copies[start] = (where, array, room, False)
-        written = self.copies[start][3] or kind.endswith("w")
-        self.copies[start] = (*self.copies[start][:3], written)
-        return int(self.copies[start][2].data)
+        place = (array.ctypes.data, array.nbytes)
+        writes = kind.endswith("w")
+        for other in self.copies.values():
+            same = place == (other.array.ctypes.data, other.array.nbytes)
+            allowed = same and not apart and not other.apart
+            if (writes or other.written) and not allowed and np.shares_memory(array, other.array):
+                raise TypeError(
+                    f"{where} and {other.where} share memory, and one of them is written: only the "
+                    "same array may be given twice, where no parameter has __restrict__"
+                )
+        if place not in self.copies:
+            # NumPy's memory begins at a multiple of 16, as CuPy's does. A part of it need not.
+            offset = array.ctypes.data % 16 if array.size else 0
+            room = self.library.sim_array(ctypes.c_size_t(array.nbytes), ctypes.c_size_t(offset))
+            ctypes.memmove(room.data, array.ctypes.data, array.nbytes)
+            self.copies[place] = _Copy(where, array, room)
+        copy = self.copies[place]
+        copy.written, copy.apart = copy.written or writes, copy.apart or apart
+        return int(copy.room.data or 0)
 
-    def copy_back(self, name: str) -> None:
-        """Copy what was written; complain of writes beside an array, or to a constant one."""
-        for where, array, room, written in self.copies.values():
-            if not self.library.sim_intact(room, ctypes.c_size_t(array.nbytes)):
-                raise KernelError(f"{where}: writes outside the array of shape {array.shape}")
-            if written:
-                ctypes.memmove(array.ctypes.data, room.data, array.nbytes)
+    def watch(self) -> None:
+        """Let what a kernel does to the arrays be looked at."""
+        for copy in self.copies.values():
+            self.library.sim_watch(copy.room, not copy.written, copy.array.itemsize < 4)
+
+    def copy_back(self) -> None:
+        """Copy what was written."""
+        for copy in self.copies.values():
+            if copy.written:
+                ctypes.memmove(copy.array.ctypes.data, copy.room.data, copy.array.nbytes)
 
     def touched(self) -> str:
         """Return which array is nearest to a forbidden address."""
         address = self.library.sim_touched()
         if not address:
             return ""
-        near = [
-            f"; {address - room.data:+d} bytes from the start of {where} {array.shape} {array.dtype}"
-            for where, array, room, _ in self.copies.values()
-            if room.map <= address < room.map + room.mapped
-        ]
-        return "".join(near) or "; not near any array"
+        for copy in self.copies.values():
+            room, offset = copy.room, address - copy.room.data
+            if room.map <= address < room.map + room.mapped:
+                return f"; {offset:+d} bytes from the start of {copy}"
+        return ""
 
     def free(self) -> None:
         """Give the memory back."""
-        for _, _, room, _ in self.copies.values():
-            self.library.sim_free(room)
+        for copy in self.copies.values():
+            self.library.sim_free(copy.room)
 
 
 def _scalar(where: str, value: Any, kind: str) -> Any:
@@ -220,6 +260,30 @@ def _three(size: Sequence[int]) -> tuple[int, int, int]:
     return x, y, z
 
 
+def _apart(code: str, kernel: str) -> list[bool]:
+    """Tell of each parameter whether it promises that no other points to its array."""
+    found = re.search(rf"\bvoid\b[^;{{}}]*\b{kernel}\s*\(([^)]*)\)", code)
+    assert found, f"no parameters of {kernel}"
+    return ["__restrict__" in parameter for parameter in found[1].split(",")]
+
+
+def _with_lines(message: str, library: Path, code: str) -> str:
+    """Replace "@17c", a place in the compiled code, by the line of the text; quote each line."""
+
+    def line(place: re.Match[str]) -> str:
+        told = subprocess.run(
+            ["addr2line", "-i", "-e", library, place[1]], capture_output=True, text=True, check=True
+        ).stdout
+        found = re.search(r"kernel\.cu:(\d+)", told)
+        return f"line {found[1]}" if found else "an unknown line"
+
+    def quoted(place: re.Match[str]) -> str:
+        return f"{place[0]}: {lines[int(place[1]) - 1].strip()}"
+
+    lines = code.splitlines()
+    return re.sub(r"\bline (\d+)", quoted, re.sub(r"@([0-9a-f]+)", line, message))
+
+
 @functools.cache
 def _library(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
     """Return the kernels of a text as a shared library, compiled unless that was done before."""
@@ -232,32 +296,36 @@ def _library(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
         r"\1* \2 = (\1*)shim::dynamic_shared;",
         code,
     )
-    exports = "".join(
-        f'extern "C" const char* sim_launch_{n}(const unsigned* g, const unsigned* b, size_t s, '
-        f"void** a, int how, unsigned seed) {{ shim::body_of<&{n}>(&{n}); "
-        f"return shim::launch(g, b, s, a, how, seed); }}\n"
-        f'extern "C" const char* sim_signature_{n}() {{ return shim::signature(&{n}); }}\n'
-        for n in names
-    )
-    whole = (
-        f'#include "{SHIM.name}"\n#line 1 "kernel.cu"\n{text}\n{exports}'
-        'extern "C" shim::Guarded sim_guarded(size_t n, bool end) { return shim::guarded(n, end); }\n'
-        'extern "C" bool sim_intact(shim::Guarded g, size_t n) { return shim::intact(g, n); }\n'
-        'extern "C" const void* sim_touched() { return shim::touched; }\n'
-        'extern "C" void sim_free(shim::Guarded g) { munmap(g.map, g.mapped); }\n'
-    )
-    command = ["g++", *FLAGS, *options, f"-I{SHIM.parent}"]
-    key = "\0".join([whole, SHIM.read_text("utf-8"), *command])
-    place = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
+    exports = "".join(f"SHIM_EXPORT({name})\n" for name in names)
+    whole = f'#include "{HEADERS[0].name}"\n#line 1 "kernel.cu"\n{text}\n{exports}'
+    command = ["g++", *FLAGS, *options, f"-I{HEADERS[0].parent}", "-c"]
+    key = "\0".join([whole, *(header.read_text("utf-8") for header in HEADERS), *command])
+    place = _cache() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
     if not place.exists():
-        CACHE.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            source, target = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
-            source.write_text(whole, "utf-8")
-            done = subprocess.run(
-                [*command, source, "-o", target], capture_output=True, text=True, check=False
+        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+            source, compiled, target = (
+                Path(folder) / f"kernel.{end}" for end in ("cpp", "o", "so")
             )
-            if done.returncode:
-                raise KernelError(f"g++ cannot compile the kernel:\n{done.stderr[:4000]}")
+            source.write_text(whole, "utf-8")
+            _run_compiler([*command, source, "-o", compiled])
+            _run_compiler(["g++", "-shared", "-Wl,-z,defs", compiled, "-o", target])
             target.replace(place)
     return ctypes.CDLL(str(place))
+
+
+def _cache() -> Path:
+    """Return a folder that only this user can write to, as what lies there is executed."""
+    folder = Path(tempfile.gettempdir()) / f"minifcn-cuda-on-cpu-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise KernelError(f"{folder} belongs to somebody else, or others may write to it")
+    return folder
+
+
+def _run_compiler(command: Sequence[str | Path]) -> None:
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+    )
+    if done.returncode:
+        raise CompileError(f"g++ cannot compile the kernel:\n{done.stderr[:4000]}")

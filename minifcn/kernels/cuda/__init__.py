@@ -7,9 +7,12 @@ with the ending ``.cu``, which says how the work is dealt out to the threads.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ...backend import Array, is_numpy
 
@@ -39,3 +42,13 @@ def on(array: Array) -> bool:
     False
     """
     return not is_numpy(array) and array.dtype.str == "<f4" and not _setting.plain
+
+
+def __getattr__(name: str) -> Any:
+    """Import a module of this folder when it is first used: ``cuda.pooling``.
+
+    Those who compute on a CPU never need it, and modules of the two kinds may import each other.
+    """
+    if importlib.util.find_spec(f"{__name__}.{name}") is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f".{name}", __name__)

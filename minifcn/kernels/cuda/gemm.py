@@ -1,0 +1,128 @@
+"""Convolution on a GPU by im2col and cuBLAS, NVIDIA's library for matrix products.
+
+The twins of im2col.py's functions: patches become rows of a matrix, tile by tile. Here a tile is
+larger, as a GPU needs much to do at once: up to 64 MB, or so many as the environment variable
+MINIFCN_WORKSPACE says. More is needed only if a single row of the output takes more. Groups are
+computed one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ...backend import Array, Error, xp_of
+from ...shapes import Pair, conv_size
+from ..im2col import as_matrix, group_slices, patches
+from ..tiles import Tile, cut
+from .elementwise import add_bias
+from .im2col import add_patches
+
+WORKSPACE = "64"  # MB of a tile of patches, if nobody says otherwise
+
+
+class WorkspaceError(Error, ValueError):
+    """MINIFCN_WORKSPACE holds something else than a positive whole number."""
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    relu: bool = False,
+) -> Array:
+    """Return the cross-correlation of x (N, H, W, C) with weight (O, C/groups, kh, kw)."""
+    xp, how = xp_of(x), (stride, padding, dilation)
+    O, C, kh, kw = weight.shape
+    height = conv_size(x.shape[1], kh, stride[0], padding[0], dilation[0])
+    width = conv_size(x.shape[2], kw, stride[1], padding[1], dilation[1])
+    y = xp.empty((len(x), height, width, O), x.dtype)
+    if groups > 1:
+        for ins, outs in _groups(C * groups, O, groups):
+            part = None if bias is None else bias[outs]
+            y[..., outs] = conv2d(x[..., ins], weight[outs], part, *how, 1, relu)
+        return y
+    x, matrix = xp.ascontiguousarray(x), as_matrix(weight)
+    for tile in _tiles(len(x), height, width * kh * kw * C * x.itemsize):
+        out = y[tile.images, tile.rows].reshape(-1, O)  # (n, rows, Wo, O) -> (n*rows*Wo, O)
+        # The patches have no name, as they would keep it while the next ones are made.
+        xp.matmul(patches(x, tile, (kh, kw), width, *how), matrix, out=out)
+        if bias is not None:
+            add_bias(out, bias, relu)
+        elif relu:
+            xp.maximum(out, 0, out=out)
+    return y
+
+
+def conv2d_weight(
+    x: Array, g: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Array:
+    """Return the gradient in the weight, (O, C/groups, kh, kw), from x and g (N, Ho, Wo, O)."""
+    xp, how = xp_of(x), (stride, padding, dilation)
+    (n, height, width, O), C = g.shape, x.shape[3] // groups
+    if groups > 1:
+        w = xp.empty((*kernel, C, O), x.dtype).transpose(3, 2, 0, 1)
+        for ins, outs in _groups(C * groups, O, groups):
+            w[outs] = conv2d_weight(x[..., ins], g[..., outs], kernel, *how, 1)
+        return w
+    x, g, total = xp.ascontiguousarray(x), xp.ascontiguousarray(g), None
+
+    def product(tile: Tile) -> Array:
+        pixels = g[tile.images, tile.rows].reshape(-1, O)  # (n, rows, Wo, O) -> (n*rows*Wo, O)
+        return patches(x, tile, kernel, width, *how).T @ pixels
+
+    for tile in _tiles(n, height, width * kernel[0] * kernel[1] * C * x.itemsize):
+        if total is None:
+            total = product(tile)
+        else:
+            total += product(tile)
+    if total is None:
+        total = xp.zeros((kernel[0] * kernel[1] * C, O), x.dtype)
+    return total.reshape(*kernel, C, O).transpose(3, 2, 0, 1)  # (kh*kw*C, O) -> (O, C, kh, kw)
+
+
+def conv_transpose2d(
+    x: Array,
+    weight: Array,
+    stride: Pair,
+    padding: Pair,
+    output_size: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Array:
+    """Return the transposed convolution of x (N, H, W, I) with weight (I, O/groups, kh, kw).
+
+    A product gives each pixel's scaled copy of the kernel; then each number of the result adds up
+    what meets there.
+    """
+    xp = xp_of(x)
+    (n, height, width, I), (_, O, kh, kw) = x.shape, weight.shape
+    y = xp.zeros((n, *output_size, O * groups), x.dtype)
+    if groups > 1:
+        for ins, outs in _groups(I, O * groups, groups):
+            how = (stride, padding, output_size, dilation, 1)
+            y[..., outs] = conv_transpose2d(x[..., ins], weight[ins], *how)
+        return y
+    x, matrix = xp.ascontiguousarray(x), as_matrix(weight)  # (kh*kw*O, I)
+    for tile in _tiles(n, height, width * kh * kw * O * x.itemsize):
+        pixels = x[tile.images, tile.rows].reshape(-1, I)  # (n, rows, W, I) -> (n*rows*W, I)
+        # The copies, (n*rows*W, kh*kw*O), have no name either.
+        add_patches(pixels @ matrix.T, y, tile, (kh, kw), width, stride, padding, dilation)
+    return y
+
+
+def _tiles(n: int, rows: int, row_bytes: int) -> list[Tile]:
+    """Cut a batch into tiles of patches that fit into the workspace, or into single rows."""
+    text = os.environ.get("MINIFCN_WORKSPACE", "") or WORKSPACE
+    if not (text.isdecimal() and int(text) > 0):
+        raise WorkspaceError(f"MINIFCN_WORKSPACE={text!r} must be a whole number of MB from 1 up")
+    return cut(n, rows, (int(text) << 20) // row_bytes, least=1)
+
+
+def _groups(channels: int, outputs: int, groups: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the input channels and the output channels of each group."""
+    return zip(group_slices(channels, groups), group_slices(outputs, groups), strict=True)

@@ -1,0 +1,52 @@
+"""Softmax cross-entropy on a GPU: what softmax.cu does, called as in `minifcn.kernels.softmax`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...backend import Array, xp_of
+from ..elementwise import empty
+from .launch import blocks_for, run
+
+
+def cross_entropy(logits: Array, target: Array, ignore_index: int) -> Array:
+    """Return log(sum of exp(logits)) - logits[target] for each pixel; 0 if it is ignored.
+
+    logits is (N, H, W, C), float32; target (N, H, W) holds classes 0 ... C - 1, or
+    ``ignore_index``. What is neither becomes NaN: an error would have to wait for the GPU.
+    """
+    loss = empty(target.shape, logits)
+    _launch("cross_entropy", logits, target, [], loss, ignore_index)
+    return loss
+
+
+def softmax_error(logits: Array, target: Array, share: Array, ignore_index: int) -> Array:
+    """Return softmax(logits), minus one at the target, times each pixel's share: (N, H, W, C).
+
+    Arguments as above; share is (N, H, W). A pixel that is ignored has no target.
+    """
+    error = empty(logits.shape, logits)
+    _launch("softmax_error", logits, target, [share], error, ignore_index)
+    return error
+
+
+def lanes(classes: int) -> int:
+    """Return how many threads share a pixel: about a quarter of its classes, a power of two.
+
+    >>> [lanes(classes) for classes in (1, 2, 21, 60, 1000)]
+    [1, 1, 8, 16, 32]
+    """
+    return min(32, 1 << max(0, -(-classes // 4) - 1).bit_length())
+
+
+def _launch(
+    kernel: str, logits: Array, target: Array, more: list[Array], result: Array, ignored: Any
+) -> None:
+    """Start a kernel for all pixels; labels of all types become int32 first, which is soon done."""
+    xp, C = xp_of(logits), logits.shape[3]
+    labels = xp.ascontiguousarray(target.astype(xp.int32, copy=False))
+    given = [xp.ascontiguousarray(array) for array in (logits, *more)]
+    pixels, each = labels.size, lanes(C)
+    arrays = given[0], labels, *given[1:], result
+    blocks = blocks_for(pixels * each)
+    run(f"softmax.{kernel}", blocks, *arrays, ignored, C, pixels, LANES=each)

@@ -1,0 +1,333 @@
+"""What the stand-in for CuPy counts, and its devices, memory, streams and events.
+
+There are two devices, "cuda:0" and "cuda:1", whose memory is the computer's own. Everything is done
+at once, so streams and events have nothing to keep in order: they are there to be counted.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+DEVICES = 2
+CAPACITY = 80 << 30  # bytes of a device
+ROUNDING = 512  # CuPy's pool hands out multiples of so many bytes
+
+
+@dataclass
+class Counts:
+    """What was asked of the GPU."""
+
+    launches: int = 0  # of CuPy's own kernels: about one for each operation on arrays
+    products: int = 0  # of matrices
+    kernels: int = 0  # of ours
+    to_gpu: int = 0  # transfers
+    to_cpu: int = 0
+    waits: int = 0  # times that the program waited for the GPU
+    places: list[str] = field(default_factory=list)  # in the source, where it moved data or waited
+
+    @property
+    def started(self) -> int:
+        """All that was started on the GPU: each costs a few microseconds of the CPU."""
+        return self.launches + self.products + self.kernels
+
+
+counts = Counts()
+
+
+@contextmanager
+def counting() -> Iterator[Counts]:
+    """Count for a while: the object holds the numbers after the ``with`` block."""
+    before, seen = replace(counts), Counts()
+    first = len(counts.places)
+    try:
+        yield seen
+    finally:
+        for name in ("launches", "products", "kernels", "to_gpu", "to_cpu", "waits"):
+            setattr(seen, name, getattr(counts, name) - getattr(before, name))
+        seen.places = counts.places[first:]
+
+
+def note(**what: int) -> None:
+    """Count transfers and waits, and remember from where in minifcn they were asked for."""
+    for name, number in what.items():
+        setattr(counts, name, getattr(counts, name) + number)
+    frame: Any = sys._getframe(1)
+    callers: list[str] = []
+    while frame is not None and len(callers) < 4:
+        if (name := frame.f_globals.get("__name__", "")).startswith("minifcn"):
+            callers.append(f"{name}.{frame.f_code.co_name}:{frame.f_lineno}")
+        frame = frame.f_back
+    asked = ", ".join(name for name, number in what.items() if number)
+    counts.places.append(f"{asked}: {' < '.join(callers) or 'not in minifcn'}")
+
+
+class CUDARuntimeError(RuntimeError):
+    """What CUDA's runtime complains of."""
+
+
+class OutOfMemoryError(MemoryError):
+    """More memory was asked for than there is, or than a pool may use."""
+
+    def __init__(self, size: int, total: int, limit: int = 0) -> None:
+        limited = f", limit set to: {limit:,} bytes" if limit else ""
+        super().__init__(
+            f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes{limited})."
+        )
+
+
+class _Current(threading.local):
+    device = 0
+
+
+_current = _Current()
+
+
+def current() -> int:
+    """Return the number of the device that this thread works on."""
+    return _current.device
+
+
+class Device:
+    """A GPU: ``with Device(1): ...`` makes it the one that this thread works on."""
+
+    def __init__(self, device: int | Device | None = None) -> None:
+        self.id = current() if device is None else int(getattr(device, "id", device))
+        self._before: list[int] = []
+
+    def use(self) -> Device:
+        if not 0 <= self.id < DEVICES:
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        _current.device = self.id
+        return self
+
+    def __enter__(self) -> Device:
+        before = current()
+        self.use()
+        self._before.append(before)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _current.device = self._before.pop()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"<CUDA Device {self.id}>"
+
+    def synchronize(self) -> None:
+        note(waits=1)
+
+    compute_capability = "90"
+
+    @property
+    def mem_info(self) -> tuple[int, int]:
+        return CAPACITY - pools[self.id].total, CAPACITY
+
+
+class Pool:
+    """The memory of one device: what arrays no longer use is kept for the next ones."""
+
+    def __init__(self) -> None:
+        self.used = self.free = self.limit = 0
+        self._lock = threading.RLock()  # a block may be given back while another is taken
+
+    total = property(lambda self: self.used + self.free)
+
+    def take(self, size: int) -> int:
+        """Return how many bytes were taken, for an array of a size."""
+        block = -(-size // ROUNDING) * ROUNDING
+        with self._lock:
+            most = self.limit or CAPACITY
+            if self.used + max(self.free, block) > most:
+                self.free = 0  # as CuPy does before it gives up
+            if self.used + block > most:
+                raise OutOfMemoryError(block, self.total, self.limit)
+            self.free -= min(self.free, block)
+            self.used += block
+        return block
+
+    def give(self, block: int) -> None:
+        with self._lock:
+            self.used, self.free = self.used - block, self.free + block
+
+
+pools = [Pool() for _ in range(DEVICES)]
+
+
+class MemoryPool:
+    """CuPy's view of the pools: that of the current device."""
+
+    def used_bytes(self) -> int:
+        return pools[current()].used
+
+    def total_bytes(self) -> int:
+        return pools[current()].total
+
+    def free_bytes(self) -> int:
+        return pools[current()].free
+
+    def get_limit(self) -> int:
+        return pools[current()].limit
+
+    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
+        if (size is None) == (fraction is None):
+            raise ValueError("set_limit takes one of size= and fraction=")
+        pools[current()].limit = int(CAPACITY * fraction) if size is None else size
+
+    def free_all_blocks(self, stream: Any = None) -> None:
+        pools[current()].free = 0
+
+
+class Memory:
+    """Where an array and its views lie; given back to its pool when the last of them is gone."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.device, self.block = current(), 0
+        self.block = pools[self.device].take(array.nbytes)
+        self.bounds = np.lib.array_utils.byte_bounds(array)
+
+    def __del__(self, pools: list[Pool] = pools) -> None:
+        pools[self.device].give(self.block)
+
+
+class Stream:
+    """A queue of work, which is done as soon as it is put there."""
+
+    null: Stream
+    ptr = 0
+
+    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False) -> None:
+        self._before: list[Stream] = []
+
+    def __enter__(self) -> Stream:
+        self._before.append(_streams.stream)
+        return self.use()
+
+    def __exit__(self, *exception: object) -> None:
+        _streams.stream = self._before.pop()
+
+    def use(self) -> Stream:
+        _streams.stream = self
+        return self
+
+    def synchronize(self) -> None:
+        note(waits=1)
+
+    def record(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        event.check()
+
+    done = True
+
+
+class Event:
+    """A moment in a stream."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False, **other: bool) -> None:
+        self.at: float | None = None
+
+    def record(self, stream: Stream | None = None) -> None:
+        self.at = time.perf_counter()
+
+    def check(self) -> None:
+        if self.at is None:
+            raise CUDARuntimeError("cudaErrorInvalidResourceHandle: the event was never recorded")
+
+    def synchronize(self) -> None:
+        self.check()
+        note(waits=1)
+
+    done = True
+
+
+Stream.null = Stream()
+
+
+class _Streams(threading.local):
+    stream = Stream.null
+
+
+_streams = _Streams()
+
+
+def _elapsed(start: Event, end: Event) -> float:
+    """Return the milliseconds between two events."""
+    for event in (start, end):
+        event.check()
+    return 1000 * (end.at - start.at)  # type: ignore[operator]
+
+
+def _properties(device: int) -> dict[str, Any]:
+    return {
+        "name": b"a stand-in (no GPU)",
+        "totalGlobalMem": CAPACITY,
+        "major": 9,
+        "minor": 0,
+        "multiProcessorCount": 132,
+        "warpSize": 32,
+    }
+
+
+def _not_there(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise NotImplementedError(f"the stand-in for CuPy has no cupy.cuda.{name} yet")
+
+
+def module() -> ModuleType:
+    """Return what stands for ``cupy.cuda``."""
+    cuda = ModuleType("cupy.cuda")
+    runtime = ModuleType("cupy.cuda.runtime")
+    runtime.__dict__.update(
+        CUDARuntimeError=CUDARuntimeError,
+        getDeviceCount=lambda: DEVICES,
+        getDevice=current,
+        setDevice=lambda device: Device(device).use() and None,
+        getDeviceProperties=_properties,
+        deviceSynchronize=lambda: note(waits=1),
+        memGetInfo=lambda: Device().mem_info,
+        runtimeGetVersion=lambda: 13000,
+        driverGetVersion=lambda: 13000,
+        __getattr__=lambda name: (
+            _not_there(f"runtime.{name}") if name[0] != "_" else _not_there(name)
+        ),
+    )
+    cuda.__dict__.update(
+        Device=Device,
+        Stream=Stream,
+        Event=Event,
+        MemoryPool=MemoryPool,
+        get_current_stream=lambda: _streams.stream,
+        get_elapsed_time=_elapsed,
+        get_device_id=current,
+        is_available=lambda: True,
+        memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        runtime=runtime,
+        __getattr__=_not_there,
+    )
+    return cuda
+
+
+def reset() -> None:
+    """Forget counts and limits, and go back to the first device."""
+    counts.__dict__.update(Counts().__dict__)
+    _current.device, _streams.stream = 0, Stream.null
+    for pool in pools:
+        pool.limit = 0

@@ -1,0 +1,179 @@
+"""Mistakes planted in the kernels' text, of the kinds that are made; each check must find its own.
+
+All mistakes of a file are planted in one text, and switched on one at a time by a variable: so each
+file is compiled once for all of them.
+"""
+
+import functools
+
+import numpy as np
+import on_cpu
+import pytest
+import test_cuda_conv
+import test_cuda_kernels
+
+from minifcn.kernels.cuda import launch
+
+pytestmark = pytest.mark.skipif(not on_cpu.available(), reason="no g++ on a Linux system")
+
+CHECKS = {**test_cuda_kernels.CHECKS, **test_cuda_conv.CHECKS}
+# What is wrong, the kernel, its text, and what stands there instead. The text, an expression or a
+# statement, is the first such after the kernel's name, or else the first in the file.
+MISTAKES = [
+    # barriers and copies
+    ("no barrier", "reduction.sum_rows", "__syncthreads();", ""),
+    ("no barrier", "conv.conv2d", "__syncthreads();", ""),
+    ("no barrier", "conv.conv2d_weight", "__syncthreads();", ""),
+    (
+        "waits too little",
+        "conv.conv2d",
+        "cp_async_wait<STAGES - 2>();",
+        "cp_async_wait<STAGES - 1>();",
+    ),
+    ("copies over what is read", "conv.conv2d_weight", "ahead % STAGES", "step % STAGES"),
+    (
+        "returns before a shuffle",
+        "softmax.cross_entropy",
+        "largest_and_sum(logits + my.pixel * C, my.lane, C, largest, sum);",
+        "if (!my.real) return; largest_and_sum(logits + my.pixel * C, my.lane, C, largest, sum);",
+    ),
+    # bounds that are not looked at
+    ("spare threads", "conv.sum_parts", "if (i >= count) return;", ""),
+    ("spare threads", "elementwise.add_bias", "if (i >= count) return;", ""),
+    ("spare threads", "sgd.descend", "if (i >= count) return;", ""),
+    ("spare threads", "lrn.share_of_others", "if (i >= count) return;", ""),
+    ("spare threads", "softmax.cross_entropy", "min(pixel, pixels - 1)", "pixel"),
+    ("spare rows", "conv.conv2d", "if (row >= rows) continue;", ""),
+    ("spare columns", "conv.conv2d_weight", "if (o >= O) continue;", ""),
+    ("spare channels", "conv.conv2d", "channel + row < C && o < O", "o < O"),
+    ("spare pixels", "conv.conv2d_weight", "first + k < pixels && o < O", "o < O"),
+    ("beside the image", "conv.conv2d", "h >= 0 && h < H && v >= 0 && v < W", "h >= 0 && h < H"),
+    ("beside the image", "im2col.im2col", "inside(row, column, H, W)", "row < H"),
+    (
+        "beside the image",
+        "pooling.sum_pool2d",
+        "inside(pixel.row, pixel.column, H, W)",
+        "pixel.row < H",
+    ),
+    ("beside the image", "separable.upsample", "min(n - 1, at / stride)", "at / stride"),
+    ("beside the image", "separable.downsample", "max(0, -start)", "0"),
+    ("beside the pixel", "lrn.normalise", "min(last, C - 1)", "last"),
+    ("last half pair", "dropout.dropout_mask", "i + 1 < count", "true"),
+    ("last rows", "reduction.sum_rows", "min(count, first + each)", "first + each"),
+    # off by one
+    ("one step less", "conv.conv2d", "min(each, all - first)", "min(each, all - first - 1)"),
+    ("one part less", "conv.sum_parts", "part < parts", "part < parts - 1"),
+    ("one row more", "im2col.col2im", "p >= rows", "p > rows"),
+    ("one column more", "im2col.col2im", "q >= OW", "q > OW"),
+    ("one window more", "pooling.sum_spread", "down / g.SH < g.OH", "down / g.SH <= g.OH"),
+    ("one place less", "pooling.max_scatter", "before < a * KW + b", "before < a * KW + b - 1"),
+    ("one row later", "reduction.sum_rows", "first + warp", "first + warp + 1"),
+    ("one draw earlier", "dropout.dropout_mask", "thread + 1", "thread"),
+    # what is exchanged
+    (
+        "numbers of a fragment",
+        "conv.conv2d",
+        "left[i][e] = to_tf32(p.x), left[i][e + 2] = to_tf32(p.y);",
+        "left[i][e] = to_tf32(p.y), left[i][e + 2] = to_tf32(p.x);",
+    ),
+    ("rows and columns", "conv.conv2d", "y + row * O + o", "y + o * rows + row"),
+    (
+        "rows and columns",
+        "conv.conv2d_weight",
+        "(image * H + h) * W + v",
+        "(image * W + h) * H + v",
+    ),
+    ("rows and columns", "im2col.im2col", "DH * (tap / KW)", "DH * (tap % KW)"),
+    ("strides", "im2col.col2im", "across % SW", "across % SH"),
+    (
+        "rows and columns",
+        "pooling.sum_spread",
+        "window_over(here, a, b, g)",
+        "window_over(here, b, a, g)",
+    ),
+    ("rows and columns", "reduction.sum_rows", "found[other][lane]", "found[lane % ROWS][other]"),
+    ("inner and outer", "separable.upsample", "i % inner", "i / inner"),
+    ("part on part", "conv.conv2d_weight", "blockIdx.z * rows * O", "0"),
+    ("part on part", "conv.conv2d", "blockIdx.z * pixels * O", "0"),
+    ("pixels and channels", "elementwise.add_bias", "i % C", "i / C"),
+    ("pixels and channels", "softmax.softmax_error", "share[my.pixel]", "share[c]"),
+    (
+        "before and after",
+        "lrn.own_share",
+        "energy_around(x + i - c, c - before, c + after, C, ratio, k)",
+        "energy_around(x + i - c, c - after, c + before, C, ratio, k)",
+    ),
+    ("before and after", "lrn.share_of_others", "max(c - after, 0)", "max(c - before, 0)"),
+    ("last maximum for the first", "pooling.max_gather", "!found[e]", "true"),
+    # numbers
+    ("first row forgotten", "im2col.im2col", "first + pixel.row", "pixel.row"),
+    ("zero for the least", "pooling.max_pool2d", "filled(MINUS_INFINITY)", "filled(0.0f)"),
+    ("at zero", "elementwise.where_positive", "output.at[e] > 0.0f", "output.at[e] >= 0.0f"),
+    ("overflow", "softmax.softmax_error", "logits[c] - largest", "logits[c]"),
+    ("what is ignored", "softmax.cross_entropy", "label == ignored", "false"),
+    (
+        "lanes are left out",
+        "softmax.cross_entropy",
+        "__shfl_xor_sync(0xffffffffu, mine, across)",
+        "__shfl_xor_sync(0xffffffffu, mine, 1)",
+    ),
+    ("term forgotten", "sgd.descend_with_momentum", "after * momentum + g", "after * momentum"),
+    ("all draw the same", "dropout.dropout_mask", "pair += threads", "++pair"),
+]
+
+
+def with_mistakes(file, code):
+    """Return a file's text with all its mistakes, number i where the variable `planted` is i."""
+    places = {}  # start and end of a piece of text -> what stands there in its stead, and when
+    for number, (_, kernel, text, instead) in enumerate(MISTAKES):
+        of, _, name = kernel.partition(".")
+        if of == file:
+            start = code.find(text, code.index(f" {name}("))
+            start = code.index(text) if start < 0 else start  # a function that the kernel calls
+            places.setdefault((start, start + len(text)), {}).setdefault(instead, []).append(number)
+    assert all(a[1] <= b[0] for a, b in zip(sorted(places), sorted(places)[1:], strict=False))
+    for (start, end), choices in sorted(places.items(), reverse=True):
+        text = code[start:end]
+        changed = f"{{ {text} }}" if text.endswith(";") else f"({text})"
+        for instead, numbers in choices.items():
+            when = " || ".join(f"planted == {number}" for number in numbers)
+            if text.endswith(";"):
+                changed = f"if ({when}) {{ {instead} }} else {changed}"
+            else:
+                changed = f"({when} ? ({instead}) : {changed})"
+        code = code[:start] + changed + code[end:]
+    return f'static int planted = -1; extern "C" void plant(int n) {{ planted = n; }} {code}'
+
+
+class Planted(on_cpu.RawModule):
+    """The kernels in a text, with one mistake."""
+
+    def __init__(self, number, *, code, options=()):
+        (file,) = (name for name in launch.kernel_files() if launch.text(name) == code)
+        super().__init__(code=with_mistakes(file.removesuffix(".cu"), code), options=options)
+        self.number = number
+
+    def get_function(self, name):
+        kernel = super().get_function(name)
+        on_cpu._library(self.code, self.options).plant(self.number)
+        return kernel
+
+
+def check(kernel, number):
+    with np.errstate(all="ignore"):
+        CHECKS[kernel](functools.partial(Planted, number))
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)), ids=lambda i: " in ".join(MISTAKES[i][:2]))
+def test_mistake_is_found(number):
+    with pytest.raises((AssertionError, on_cpu.KernelError)):
+        check(MISTAKES[number][1], number)
+
+
+@pytest.mark.parametrize("kernel", CHECKS)
+def test_nothing_is_found_without_mistakes(kernel):
+    check(kernel, -1)
+
+
+def test_every_kernel_has_a_mistake():
+    assert {kernel for _, kernel, _, _ in MISTAKES} == CHECKS.keys()
