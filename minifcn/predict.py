@@ -20,6 +20,7 @@ from .data import (
 )
 from .data.folder import IMAGE_ENDINGS
 from .data.images import save_image
+from .display import Labelled
 from .labelling import PredictionError, most_likely
 from .nn import Module
 from .sample_pictures import stream_pictures
@@ -115,6 +116,45 @@ def predict(
     parts = cut(model, image.shape[0], image.shape[1], tile)
     labels = most_likely(model, image, preprocessing, parts, progress)
     return labels.get("", labels)
+
+
+def labelled(
+    loaded: Loaded,
+    image: np.ndarray,
+    device: str | None = None,
+    *,
+    tile: TileSize = "auto",
+) -> Any:
+    """Label an image, as `predict` does, and return what a notebook shows in colours.
+
+    Parameters
+    ----------
+    loaded
+        The net and its facts, from `minifcn.weights.load`.
+    image, device, tile
+        As for `predict`.
+
+    Returns
+    -------
+    minifcn.display.Labelled
+        Its ``label`` holds the class numbers. A net with several heads gives a dictionary of these.
+
+    Examples
+    --------
+    >>> from minifcn import data, models
+    >>> colours = np.array([(0, 0, 255), (0, 128, 0)], np.uint8)
+    >>> net = Loaded(models.fcn8s(2, "small"), ("sea", "land"), colours, data.UNIT, "")
+    >>> labelled(net, np.zeros((30, 50, 3), np.uint8))
+    Labelled(30 x 50 pixels: sea 100.0 %)
+    """
+    found = predict(loaded.model, image, loaded.preprocessing, device, tile=tile)
+    by_head = found if isinstance(found, dict) else {"": found}
+    picture = next(iter(stream_pictures(image, loaded.model.streams).values()))
+    shown = {
+        name: Labelled(picture, by_head[name], head.classes, head.palette)
+        for name, head in loaded.heads.items()
+    }
+    return shown.get("", shown)
 
 
 def _move(model: Module, device: str | None) -> None:
