@@ -170,6 +170,8 @@ def test_pad_against_pytorch(amounts):
 
 
 def test_pad_errors():
+    with pytest.raises(ShapeError, match=r"pad=1 must be pairs .*pad=\(1, 1, 1, 1\) for images"):
+        F.pad(np.ones((2, 3)), 1)
     with pytest.raises(ShapeError, match=r"pad=\(1, 2, 3\) must be pairs .* at most 2 axes"):
         F.pad(np.ones((2, 3)), (1, 2, 3))
     with pytest.raises(ShapeError, match=r"pairs .* at most 1 axes"):

@@ -14,12 +14,12 @@ PACKAGE = Path(__file__).parent.parent / "minifcn"
 LEVELS = [
     ["_version", "backend", "files", "shown"],
     ["shapes", "autograd", "data", "metrics"],  # of which each needs no other
-    ["kernels", "checkpoint", "profile", "baselines"],
+    ["kernels", "checkpoint", "profile", "baselines", "step", "loss_scale", "gpu_memory"],
     ["functional"],
     ["__init__", "gradcheck"],
     ["nn"],
     ["optim", "models", "recipes"],
-    ["flow"],
+    ["flow", "loop"],
     ["weights"],
     ["memory", "layer_table"],
     ["tiling"],
@@ -30,7 +30,7 @@ LEVELS = [
     ["report", "sample_pictures", "confusion_picture", "prediction_folder"],
     ["contact_sheet", "worst", "display"],
     ["predict", "pretrain", "prepare", "progress", "about"],
-    ["demo", "bench", "start", "notebook"],
+    ["demo", "bench", "start", "notebook", "puzzles"],
     ["options"],
     ["cli_data_convert"],
     [

@@ -117,6 +117,9 @@ def _(g: Any, s: Any) -> Any:
 
 def _amounts(pad: Sequence[int], shape: Sequence[int]) -> Pads:
     """Return the amounts for each axis, the first axis first."""
+    if isinstance(pad, int):
+        rule = f"pad={pad} must be pairs (before, after), the last axis first"
+        raise shape_error("pad", rule, f"pad=({pad}, {pad}, {pad}, {pad}) for images", x=shape)
     pairs = list(zip(pad[::2], pad[1::2], strict=False))
     if len(pad) % 2 or len(pairs) > len(shape):
         rule = f"pad={tuple(pad)} must be pairs (before, after) for at most {len(shape)} axes"
