@@ -12,5 +12,16 @@ from ._version import __version__
 from .autograd import Tensor, debug, grad, no_grad
 from .backend import Error
 from .checkpoint import checkpoint
+from .kernels.precision import use_precision
 
-__all__ = ["Error", "Tensor", "__version__", "checkpoint", "debug", "functional", "grad", "no_grad"]
+__all__ = [
+    "Error",
+    "Tensor",
+    "__version__",
+    "checkpoint",
+    "debug",
+    "functional",
+    "grad",
+    "no_grad",
+    "use_precision",
+]

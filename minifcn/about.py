@@ -18,6 +18,7 @@ from ._version import __version__
 from .backend import probe_cuda
 from .data import Dataset, landcover, shapes
 from .flow import Net
+from .gpu_memory import gpus
 from .kernels.threads import num_threads
 from .tiling import margins
 
@@ -46,7 +47,7 @@ def machine() -> Facts:
         "NumPy": np.__version__,
         "BLAS": "\n".join(_blas_line(blas) for blas in _blas()) or "unknown to threadpoolctl",
         "threads": f"{num_threads()} (set MINIFCN_NUM_THREADS to change it)",
-        "GPU": found if cupy else f"none: {found}",
+        "GPU": "\n".join([found, *gpus()]) if cupy else f"none: {found}",
         "data": "\n".join(bundled),
     }
 

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from . import backend
+from . import backend, shown
 from .backend import Array, DTypeError, Error, is_array
 
 PRIMITIVES: dict[str, Primitive] = {}  # every operation there is, by name
@@ -34,7 +34,7 @@ class GraphError(Error, RuntimeError):
 
 
 class _Mode(threading.local):
-    recording, debug = True, False  # each thread has its own
+    recording, debug = True, backend.debugging()  # each thread has its own
 
 
 _mode = _Mode()
@@ -63,7 +63,7 @@ def no_grad() -> AbstractContextManager[None]:
 
 
 def debug() -> AbstractContextManager[None]:
-    """Check that saved arrays are not edited before backward reads them (slow)."""
+    """Check that results are finite, and saved arrays not edited before backward (slow)."""
     return set_mode(debug=True)
 
 
@@ -76,7 +76,7 @@ def _operator(name: str, swap: bool = False, many: bool = False) -> Callable[...
     return lambda self, *args, **kwargs: PRIMITIVES[name](self, *args, **kwargs)
 
 
-class Tensor:
+class Tensor(shown.Shown):
     """An array with a gradient: PyTorch's ``Tensor``, on a NumPy or CuPy array.
 
     ``data`` may be an array, a number or nested lists; lists of Python floats become float32. Only
@@ -193,13 +193,14 @@ class Primitive:
             inspect.signature(self.function).bind(*args, **kwargs)  # raises Python's own message
         tensors = {name: value for name, value in bound.items() if isinstance(value, Tensor)}
         arrays = bound | {name: tensor.data for name, tensor in tensors.items()}
-        backend.check_one_kind(self.name, {n: a for n, a in arrays.items() if is_array(a)})
-        output = self.function(**arrays)
+        given = {n: arrays[n] for n in self.names if is_array(arrays[n])}
+        with backend.check_one_kind(self.name, given, bool(tensors) and _mode.debug) as checked:
+            output = checked(self.function(**arrays))
         if not tensors:
             return output
         record = _mode.recording and output.dtype.kind == "f"
         edges = {n: tensor.edge for n, tensor in tensors.items() if record and tensor.requires_grad}
-        return Tensor(output, node=Node(self, arrays, edges, output) if edges else None)
+        return Tensor(output, node=Node(self, arrays, given, edges, output) if edges else None)
 
 
 def primitive(function: Any = None, *, linear: tuple[str, ...] = ()) -> Any:
@@ -212,30 +213,29 @@ def primitive(function: Any = None, *, linear: tuple[str, ...] = ()) -> Any:
 class Node:
     """One recorded operation: edges to its inputs, and the arrays that its rules will read."""
 
-    def __init__(self, op: Primitive, arrays: dict, edges: dict[str, Edge], output: Any) -> None:
+    def __init__(self, op: Primitive, arrays: dict, given: dict, edges: dict, output: Any) -> None:
         if not edges.keys() <= op.rules.keys():
             raise GraphError(f"{op.name} has no gradient in {sorted(edges.keys() - op.rules)}")
-        self.number, self.op, self.edges = next(_clock), op, edges
+        self.number, self.op, self.edges, self.used = next(_clock), op, edges, False
         names = {name for argument in edges for name in op.rules[argument][1]}
         self.saved = {n: output if n == "output" else arrays[n] for n in sorted(names)}
-        given = {n: value for n, value in arrays.items() if is_array(value)}
         self.shape = {n: array.shape for n, array in given.items()}
-        dtype = {n: array.dtype for n, array in given.items()}
-        device = {n: backend.device_of(array) for n, array in given.items()}
-        facts = {"shape": self.shape, "dtype": dtype, "device": device}
+        facts = {"shape": self.shape, "dtype": {n: array.dtype for n, array in given.items()}}
+        facts["device"] = {n: backend.device_of(array) for n, array in given.items()}
         self.facts = {n: value for n, value in arrays.items() if n not in given} | facts
         self.digests = {n: backend.digest(a) for n, a in self.saved.items() if _mode.debug}
-        self.used = False
 
     def gradients(self, g: Any, create_graph: bool) -> Iterator[tuple[Edge, Any]]:
         """Apply the rule of every input that wants a gradient; yield its edge and the gradient."""
         if self.used:
             used = f"backward() already went through {self.op.name} and freed what was saved there"
             raise GraphError(f"{used}: compute it again, or call backward(retain_graph=True)")
+        near = {"the gradient": array_of(g)} | self.edges | self.saved
         for argument, edge in self.edges.items():
             rule, saves = self.op.rules[argument]
             saved = {name: self._read(name, create_graph) for name in saves}
-            gradient = rule(g, SimpleNamespace(**self.facts | saved))
+            with backend.Operation(f"d {self.op.name} / d {argument}", near, _mode.debug) as check:
+                gradient = check(rule(g, SimpleNamespace(**self.facts | saved)))
             if gradient.shape != self.shape[argument]:  # it was broadcast in the forward pass
                 gradient = PRIMITIVES["sum_to"](gradient, self.shape[argument])
             yield edge, gradient
@@ -265,20 +265,20 @@ def _propagate(
     """
     if not root.requires_grad:
         raise GraphError("nothing here requires a gradient: was this computed under no_grad()?")
-    if seed is None and root.data.size == 1:
-        seed = Tensor(backend.xp_of(root.data).ones_like(root.data))
-    if seed is None or (seed.shape, seed.dtype) != (root.shape, root.dtype):
-        given = "nothing" if seed is None else f"{seed.shape} {seed.dtype}"
-        raise GraphError(f"gradient= must be of {root.shape} {root.dtype}; it is {given}")
-    gradients: dict[Edge, Any] = {root.edge: seed if create_graph else seed.data.copy(order="K")}
-    heap = [(-root.node.number, root.node)] if root.node else []
-    with set_mode(recording=create_graph):
+    with backend.on_device(root.data), set_mode(recording=create_graph):
+        if seed is None and root.data.size == 1:
+            seed = Tensor(backend.xp_of(root.data).ones_like(root.data))
+        if seed is None or (seed.shape, seed.dtype) != (root.shape, root.dtype):
+            given = "nothing" if seed is None else f"{seed.shape} {seed.dtype}"
+            raise GraphError(f"gradient= must be of {root.shape} {root.dtype}; it is {given}")
+        gradients: dict = {root.edge: seed if create_graph else seed.data.copy(order="K")}
+        heap = [(-root.node.number, root.node)] if root.node else []
         while heap:
             node = heapq.heappop(heap)[1]
             g = gradients[node] if node in wanted else gradients.pop(node)
             for edge, gradient in node.gradients(g, create_graph):
                 if edge in gradients:
-                    gradients[edge] = gradients[edge] + gradient  # never in place: it may be shared
+                    gradients[edge] = PRIMITIVES["add"](gradients[edge], gradient)  # a new array
                     continue
                 if isinstance(edge, Node):
                     heapq.heappush(heap, (-edge.number, edge))

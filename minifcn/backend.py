@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 import zlib
-from types import ModuleType
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType, TracebackType
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
 Array: TypeAlias = Any  # a numpy.ndarray or a cupy.ndarray
+_ON_CPU = nullcontext()
 
 
 class Error(Exception):
@@ -29,6 +33,20 @@ class DeviceError(Error, RuntimeError):
 
 class DTypeError(Error, TypeError):
     """Element types that do not fit together, or do not fit the operation."""
+
+
+class OperationError(Error):
+    """An operation that failed while it computed; ``arrays`` are those it worked on."""
+
+    arrays: tuple[Array, ...] = ()
+
+
+class NotFiniteError(OperationError, FloatingPointError):
+    """An operation whose result is not finite; raised in debugging mode alone."""
+
+
+class OutOfMemoryError(OperationError, MemoryError):
+    """Memory that an operation asked for and did not get."""
 
 
 def xp_of(array: Array) -> ModuleType:
@@ -64,24 +82,82 @@ def to_device(array: Array, device: str) -> Array:
     ------
     DeviceError
         If the device cannot be used; the message says why.
+    OutOfMemoryError
+        If the array does not fit there.
     """
     if device == "cpu":
         return array if isinstance(array, np.ndarray) else to_numpy(array)
     number = device_number(device)
     cupy = require_cupy()
-    with cupy.cuda.Device(number):
-        # A copy made by NumPy's rules would lose the channels-last order: keep the strides.
-        return cupy.asarray(array, order="K") if device_of(array) != f"cuda:{number}" else array
+    if device_of(array) == f"cuda:{number}":
+        return array
+    count = cupy.cuda.runtime.getDeviceCount()
+    if number >= count:
+        there = ", ".join(f"cuda:{n}" for n in range(count))
+        raise DeviceError(f"device {device!r} is not available: there is only {there}")
+    move = Operation(f"the move to cuda:{number}", {"an array": array})
+    move.place = cupy.cuda.Device(number)
+    with move:
+        # CuPy moves arrays that lie row by row. Seen in memory order, channels-last ones do.
+        # It copies them to pinned memory first, and does not wait until the GPU has fetched them.
+        axes = memory_order(array)
+        moved = cupy.asarray(array.transpose(axes), order="C")
+        return moved.transpose(np.argsort(axes).tolist())
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """Return the array in the computer's own memory, as a NumPy array."""
-    return np.asarray(array) if is_numpy(array) else array.get(order="A")
+    """Return the array in the computer's own memory, as a NumPy array of the same memory order."""
+    if is_numpy(array):
+        return np.asarray(array)
+    axes = memory_order(array)
+    return array.transpose(axes).get().transpose(np.argsort(axes).tolist())
+
+
+def memory_order(array: Array) -> list[int]:
+    """Return the axes from the one with the largest step in memory to the one with the smallest.
+
+    >>> memory_order(np.zeros((2, 4, 4, 3)).transpose(0, 3, 1, 2))
+    [0, 2, 3, 1]
+    """
+    return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+
+
+def on_device(array: Array) -> AbstractContextManager[Any]:
+    """Return a context in which new arrays lie where this one does.
+
+    CuPy makes them on the thread's *current* GPU, and computes with arrays of no other.
+    """
+    return _ON_CPU if is_numpy(array) else array.device
 
 
 def is_numpy(array: Array) -> bool:
     """Tell whether an array (or NumPy scalar) belongs to NumPy."""
     return isinstance(array, np.ndarray | np.generic)
+
+
+def choose_device(name: str) -> tuple[str, str]:
+    """Return the device that is meant by a name, after trying it, and what should be said of it.
+
+    ``"auto"`` is the first GPU where one can compute, else the CPU. There is nothing to say of a
+    CPU, unless CuPy is there: then somebody wanted a GPU.
+
+    Raises
+    ------
+    DeviceError
+        If the device cannot be used; the message says why.
+
+    Examples
+    --------
+    >>> choose_device("cpu")
+    ('cpu', '')
+    """
+    if name == "auto":
+        cupy, found = probe_cuda()
+        wanted = cupy is not None or "cupy" in sys.modules
+        name, told = ("cuda:0", f"on cuda:0: {found}") if cupy else ("cpu", f"on the CPU: {found}")
+        return name, told if wanted else ""
+    to_device(np.zeros(1), name)
+    return name, "" if name == "cpu" else f"on {name}: {probe_cuda()[1]}"
 
 
 def device_number(device: str) -> int:
@@ -144,8 +220,21 @@ def may_share_memory(a: Array, b: Array) -> bool:
     return bool(xp_of(a).may_share_memory(a, b))
 
 
-def check_one_kind(operation: str, arrays: dict[str, Array]) -> None:
+def debugging() -> bool:
+    """Tell whether the environment asks for it: ``MINIFCN_DEBUG=1``.
+
+    Then the program waits for the GPU after each operation, and checks what came out: see
+    `minifcn.autograd.debug`.
+    """
+    return os.environ.get("MINIFCN_DEBUG", "0") not in ("", "0")
+
+
+def check_one_kind(operation: str, arrays: dict[str, Array], debug: bool = False) -> Operation:
     """Raise unless all arrays lie on one device and the floating-point ones have one type.
+
+    Returns
+    -------
+    The context to compute in.
 
     Raises
     ------
@@ -155,12 +244,107 @@ def check_one_kind(operation: str, arrays: dict[str, Array]) -> None:
     """
     types = {array.dtype for array in arrays.values() if array.dtype.kind == "f"}
     if len(types) < 2 and all(is_numpy(array) for array in arrays.values()):
-        return  # as nearly always, and this is asked at every operation
-    devices = {device_of(array): name for name, array in arrays.items()}
-    dtypes = {str(array.dtype): name for name, array in arrays.items() if array.dtype.kind == "f"}
-    found: dict[str, str]
+        return Operation(operation, arrays, debug)  # as nearly always: this is asked at each one
+    devices: dict[str, str] = {}  # to the name of the first array there
+    dtypes: dict[str, str] = {}
+    for name, array in arrays.items():
+        devices.setdefault(device_of(array), name)
+        if array.dtype.kind == "f":
+            dtypes.setdefault(str(array.dtype), name)
     error: type[Error]
     for found, error in ((devices, DeviceError), (dtypes, DTypeError)):
         if len(found) > 1:
             kinds = " and ".join(f"{name} ({kind})" for kind, name in found.items())
             raise error(f"{operation} got {kinds}: convert one of them with .to(...)")
+    return Operation(operation, arrays, debug)
+
+
+class Operation:
+    """The context in which an operation computes: on the device of its arrays.
+
+    Errors of memory get its name. It gives a function to pass the result through, which in
+    debugging mode waits for the GPU, and raises an error that names the operation if it failed or
+    if the result is not finite. Besides arrays, the first excepted, there may be tensors, or
+    anything else, which messages then leave out.
+
+    >>> with Operation("log", {"x": np.zeros(3)}, debug=True) as checked:
+    ...     y = checked(np.full(3, -np.inf))
+    Traceback (most recent call last):
+    minifcn.backend.NotFiniteError: log made inf of x (3,) from 0 to 0
+    """
+
+    __slots__ = ("debug", "given", "name", "place")
+
+    def __init__(self, name: str, given: Mapping[str, Any], debug: bool = False) -> None:
+        self.name, self.given, self.debug = name, given, debug
+        first = next(iter(given.values()), None)  # this decides, as all are on one device
+        self.place: Any = None if first is None or is_numpy(first) else first.device
+
+    def __enter__(self) -> Callable[[Array], Array]:
+        if self.place is not None:
+            self.place.__enter__()
+        return self._checked if self.debug else _unchanged
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.place is not None:
+            self.place.__exit__(kind, error, traceback)
+        if isinstance(error, OperationError):
+            if not str(error).startswith(self.name):  # of an operation within this one
+                error.add_note(f"in {self.name}")
+            error.arrays += tuple(self._arrays().values())
+        elif isinstance(error, MemoryError):
+            self._complain(error)
+
+    def _arrays(self) -> dict[str, Array]:
+        """Return the arrays, those of tensors too."""
+        held = {n: v if is_array(v) else getattr(v, "data", None) for n, v in self.given.items()}
+        return {name: array for name, array in held.items() if is_array(array)}
+
+    def _complain(self, error: MemoryError) -> NoReturn:
+        """Raise an error that says what needed how much memory, and how much there is."""
+        arrays, free = self._arrays(), ""
+        if self.place is not None:
+            left, total = (size / 1e6 for size in self.place.mem_info)
+            free = f"; of cuda:{self.place.id}, {left:,.0f} MB of {total:,.0f} MB are free"
+        shapes = " and ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        asked = str(error).strip().rstrip(".") or "no more memory"
+        told = OutOfMemoryError(
+            f"{self.name} of {shapes}: {asked}{free}: use fewer or smaller images at a time, or a "
+            "net with less padding"
+        )
+        told.arrays = tuple(arrays.values())
+        raise told from error
+
+    def _checked(self, output: Any) -> Any:
+        """Return the result, once it is there and all of it is finite."""
+        if not is_array(output):
+            return output  # a tensor: its numbers were checked where they were made
+        if not is_numpy(output):
+            try:
+                output.device.synchronize()
+            except Exception as error:  # CuPy has several types
+                raise DeviceError(f"{self.name} failed on the GPU: {error}") from error
+        xp = xp_of(output)
+        if output.dtype.kind == "f" and not xp.isfinite(output).all():
+            given = " and ".join(f"{n} {_range(array)}" for n, array in self._arrays().items())
+            kind = "nan" if xp.isnan(output).any() else "inf"
+            told = NotFiniteError(f"{self.name} made {kind} of {given}")
+            told.arrays = tuple(self._arrays().values())
+            raise told
+        return output
+
+
+def _unchanged(output: Array) -> Array:
+    return output
+
+
+def _range(array: Array) -> str:
+    """Return the shape of an array, and its smallest and largest number."""
+    if not array.size:
+        return f"{array.shape}"
+    return f"{array.shape} from {array.min().item():.6g} to {array.max().item():.6g}"

@@ -52,7 +52,7 @@ class _Replay(Node):
     def __init__(
         self, fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], rng: Any, state: Any
     ) -> None:
-        super().__init__(Primitive(checkpoint), {}, {}, None)
+        super().__init__(Primitive(checkpoint), {}, {}, {}, None)
         self.edges = {str(i): x.edge for i, x in enumerate(inputs) if x.requires_grad}
         self.saved = {str(i): x.data for i, x in enumerate(inputs)}
         self.fn, self.rng, self.state = fn, rng, state

@@ -35,7 +35,7 @@ from .cli_pretrain import pretrain
 from .cli_train import EXAMPLE as TRAIN_EXAMPLE
 from .cli_train import train
 from .kernels.heap import keep_freed_memory
-from .options import CommandError, Seed, complain
+from .options import CommandError, Device, Seed, complain
 
 UNEXPECTED, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit codes; 130 is the shell's for Ctrl-C
 
@@ -105,13 +105,14 @@ def options(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures, report and nets.")] = Path("demo"),
     seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
     """Train FCN-32s, 16s and 8s on satellite images, in about two minutes."""
     from .demo import run_demo
     from .progress import TerminalObserver
 
     with TerminalObserver() as observer:
-        run_demo(out, seed, observer)
+        run_demo(out, seed, observer, device)
 
 
 app.command(epilog=TRAIN_EXAMPLE)(train)

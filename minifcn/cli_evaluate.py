@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Absent, CommandError, Data, Device, Weights, complain
+from .options import (
+    Absent,
+    CommandError,
+    Data,
+    Device,
+    Precision,
+    Weights,
+    check_precision,
+    complain,
+)
 
 if TYPE_CHECKING:
     from .data import Dataset
@@ -85,7 +94,8 @@ def evaluate(
     allow_trained: Annotated[
         bool, typer.Option("--allow-trained", help="Score images that the net has learnt, too.")
     ] = False,
-    device: Device = "cpu",
+    device: Device = "auto",
+    precision: Precision = None,
 ) -> None:
     """Measure a net on a data set: four metrics, and IU by class."""
     from .data import open_dataset
@@ -98,6 +108,7 @@ def evaluate(
 
     sizes, widths = _numbers("--scales", scales, float), _numbers("--band", band, int)
     _check_files(sheet, confusion, json_file)
+    check_precision(precision, device)
     part = _split(data, split)
     dataset = open_dataset(data, part)
     folder = save_predictions and PredictionFolder(save_predictions, dataset, layout.value, part)

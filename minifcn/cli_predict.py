@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import CommandError, Device, Weights, complain
+from .options import CommandError, Device, Precision, Weights, check_precision, complain
 
 if TYPE_CHECKING:
     from .predict import Source
@@ -31,7 +31,8 @@ def predict(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.", show_default=False)],
-    device: Device = "cpu",
+    device: Device = "auto",
+    precision: Precision = None,
     tile: Annotated[
         str,
         typer.Option(
@@ -47,6 +48,7 @@ def predict(
     from .weights import load_fcn
 
     size = _tile_size(tile)
+    check_precision(precision, device)
     sources = _sources(images)
     with show_progress("reading weights") as progress:
         loaded = load_fcn(weights, progress=progress)

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from .options import CommandError, Data, Device, Rule, Seed, check_new, complain
+from .options import (
+    CommandError,
+    Data,
+    Device,
+    Precision,
+    Rule,
+    Seed,
+    check_new,
+    check_precision,
+    complain,
+)
 
 EXAMPLE = (
     "Example: [cyan]minifcn pretrain --data landcover --out vgg.safetensors --rotate "
@@ -78,7 +88,8 @@ def pretrain(
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
     seed: Seed = 0,
-    device: Device = "cpu",
+    device: Device = "auto",
+    precision: Precision = None,
 ) -> None:
     """Teach a classifier the commonest class of image tiles, as a start for FCNs."""
     from dataclasses import replace
@@ -87,11 +98,13 @@ def pretrain(
 
     from . import models, prepare
     from .data import heads_of, presets_of, streams_of
+    from .gpu_memory import taken
     from .pretrain import CLASSIFY, run
     from .progress import TileObserver, show_progress
     from .report import percent
 
     check_new(out, overwrite)
+    check_precision(precision, device)
     options = {"width": width, "image_size": image_size, "dropout": dropout}
     if auxiliary:
         if not backbone.startswith("googlenet"):
@@ -141,6 +154,8 @@ def pretrain(
             trained_on=found.trained_on,
             observer=observer,
         )
+    if memory := taken(device):
+        complain(memory)
     accuracy = result.matrix.pixel_accuracy()
     print(
         f"{out}: {percent(accuracy)} of {result.matrix.matrix.sum()} held-out tiles right; "

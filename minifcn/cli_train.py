@@ -13,11 +13,13 @@ from .options import (
     Data,
     Device,
     Fusion,
+    Precision,
     RecipeName,
     Rule,
     Sampling,
     Seed,
     Sizes,
+    check_precision,
     complain,
 )
 
@@ -82,7 +84,8 @@ def train(
         bool, typer.Option("--overwrite", help="Replace an earlier run's results.")
     ] = False,
     seed: Seed = 0,
-    device: Device = "cpu",
+    device: Device = "auto",
+    precision: Precision = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read images ahead of the training.")
     ] = 0,
@@ -217,12 +220,14 @@ def train(
 ) -> None:
     """Train nets stage by stage: FCN-32s, FCN-16s from its best weights, FCN-8s from those."""
     from . import prepare
+    from .gpu_memory import taken
     from .progress import TerminalObserver, print_table, results_table, show_progress
     from .recipes import plan
     from .report import Row
     from .start import check_nets, starting_point
     from .train import run
 
+    check_precision(precision, device)
     train_set, val_set = prepare.open_both(data, val, train_split, val_split)
     start = starting_point(
         train_set,
@@ -295,6 +300,8 @@ def train(
             trained_on=found.trained_on | start.trained_on,
             observer=observer,
         )
+    if most := taken(device):
+        complain(most)
     rows = [
         Row(f"{name} {head}".strip() + f", best at step {result.step}", matrix, result.seconds)
         for name, result in results.items()

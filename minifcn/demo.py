@@ -53,7 +53,7 @@ OVERVIEW = 4  # so many of them stand in one picture, for a quick look
 
 
 def run_demo(
-    out: Path, seed: int = 0, observer: Observer | None = None
+    out: Path, seed: int = 0, observer: Observer | None = None, device: str = "cpu"
 ) -> dict[str, dict[str, float]]:
     """Train three nets on land cover; write nets, metrics, pictures and report; print a table.
 
@@ -67,6 +67,8 @@ def run_demo(
         The same seed gives the same nets on the same machine.
     observer
         Is told how the training goes; see `minifcn.train.Observer`.
+    device
+        Where to compute: "cpu", "cuda" or "cuda:N".
 
     Returns
     -------
@@ -101,6 +103,7 @@ def run_demo(
         options=DEMO_OPTIONS,
         preprocessing=DEMO_PREPROCESSING,
         seed=seed,
+        device=device,
         trained_on=fingerprints(train_set),
         observer=observer,
     )
@@ -116,7 +119,7 @@ def run_demo(
     examples = draw(nets, val_set)
     write_pictures(examples, val_set, out / "pictures")
     command = shlex.join(["minifcn", "demo", "--out", str(out), "--seed", str(seed)])
-    facts = {"command": command, "seed": str(seed)}
+    facts = {"command": command, "seed": str(seed), "device": device}
     facts |= {TITLES[name]: _told(recipe, nets[name]) for name, recipe in DEMO_STAGES.items()}
     facts["time"] = f"{time.perf_counter() - start:.0f} seconds in all"
     facts |= about.machine() | {"processor": _processor()}

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .backend import Error
+from .backend import Error, to_numpy
 from .data import UNIT, DataError, Dataset, Preprocessing, Sample, heads_of
 from .data.fingerprint import fingerprint
 from .labelling import averaged, most_likely, outputs
@@ -133,7 +133,8 @@ def score_images(
         sample = dataset[index]
         image = sample.image
         if isinstance(model, Classifier):
-            found = {"": outputs(model, preprocessing(image))[""].argmax().astype(np.uint8)}
+            scores = to_numpy(outputs(model, preprocessing(image))[""])
+            found = {"": np.asarray(scores.argmax(), np.uint8)}
         elif flip or tuple(scales) != (1,):
             means = averaged(model, image, preprocessing, scales=scales, flip=flip)
             found = {head: mean.argmax(axis=0).astype(np.uint8) for head, mean in means.items()}

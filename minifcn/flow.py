@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .backend import xp_of
+from .backend import is_numpy, xp_of
 from .kernels.conv import few_pixels_fit, is_wide, winograd_fits
 from .models import FCN, Classifier, LateFusion, build, output_size
 from .nn import Branches, Conv2d, ConvTranspose2d, Flatten, Linear, Module, Sequential
@@ -229,12 +229,14 @@ def _shape(step: Step, found: dict[str, Shape]) -> Shape:
 
 
 def algorithm(layer: Conv2d, x: Shape, y: Shape) -> str:
-    """Return what computes a convolution of x to y: a file's name in `minifcn.kernels`.
+    """Return what computes a convolution of x to y: a file's name in `minifcn.kernels`, or "cuda".
 
     >>> algorithm(Conv2d(8, 8, 3), x=(1, 8, 102, 102), y=(1, 8, 100, 100))
     'winograd'
     """
     weight, groups = layer.weight, layer.groups
+    if not is_numpy(weight.data):
+        return "cuda"
     # An array of this shape that has a single number: (N, C, H, W) -> (N, H, W, C)
     like = xp_of(weight.data).broadcast_to(weight.data[:1, 0, 0, 0], (x[0], x[2], x[3], x[1]))
     if winograd_fits(like, weight.shape, layer.stride, layer.dilation, groups):

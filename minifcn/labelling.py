@@ -14,7 +14,7 @@ from PIL import Image
 
 from . import functional as F
 from .autograd import Tensor
-from .backend import Array, Error, to_device, to_numpy, xp_of
+from .backend import Array, Error, is_numpy, on_device, to_device, to_numpy, xp_of
 from .data import Preprocessing
 from .nn import Module, evaluation_mode
 from .tiling import Tile, cut
@@ -72,11 +72,14 @@ def most_likely(
         for head, scores in _scores(model, x, tile).items():
             label = labels.setdefault(head, np.empty(image.shape[:2], np.uint8))
             kept = label[tile.rows.kept, tile.columns.kept]
-            # argmax takes memory for a copy, and for 64 bits a pixel: so by a few rows
-            for top in range(0, len(kept), ROWS):
-                some = slice(top, top + ROWS)
-                # (K, h, w) -> (h, w)
-                kept[some] = to_numpy(scores[:, some].argmax(axis=0).astype(np.uint8))
+            # argmax takes memory for a copy, and for 64 bits a pixel: so by a few rows. A GPU has
+            # it to spare, and would be waited for each time.
+            rows = ROWS if is_numpy(scores) else len(kept)
+            with on_device(scores):
+                for top in range(0, len(kept), rows):
+                    some = slice(top, top + rows)
+                    # (K, h, w) -> (h, w)
+                    kept[some] = to_numpy(scores[:, some].argmax(axis=0).astype(np.uint8))
             del scores  # before those of the next tile
         if progress:
             progress(done, len(parts))
@@ -198,13 +201,18 @@ def outputs(model: Module, x: np.ndarray) -> dict[str, Array]:
         with evaluation_mode(model):
             output: Any = model(Tensor(batch))
     except MemoryError as error:
-        raise PredictionError(
+        told = PredictionError(
             f"an image of {x.shape[1]} x {x.shape[2]} pixels (height x width) needs more memory "
             f"than there is ({error}): make it smaller, or use (smaller) tiles"
-        ) from error
+        )
+        for note in getattr(error, "__notes__", ()):  # which layer it was
+            told.add_note(note)
+        raise told from error
     heads = output if isinstance(output, dict) else {"": output}
     found = {head: scores.data[0] for head, scores in heads.items()}
-    if not all(xp_of(scores).isfinite(scores.max()) for scores in found.values()):
+    with on_device(next(iter(found.values()))):
+        finite = all(xp_of(scores).isfinite(scores.max()) for scores in found.values())
+    if not finite:
         raise PredictionError(
             "the net's scores are not finite: its weights have overflowed, or it was trained with "
             "another preprocessing"

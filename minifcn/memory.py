@@ -19,6 +19,7 @@ from typing import NamedTuple
 from .backend import Array, is_numpy, xp_of
 from .flow import IMAGE, Net, Read, Step, algorithm, outputs, shapes, steps
 from .kernels import im2col, winograd, winograd2d
+from .kernels.cuda import gemm
 from .kernels.threads import ALONE, num_threads
 from .models import FCN, LateFusion
 from .nn import (
@@ -256,6 +257,8 @@ class Plan:
             return 2 * (winograd.SHARES + 1) * weight.nbytes  # partial sums
         if way == "winograd2d":
             return 5 * weight.nbytes  # transformed, and turned by half a turn
+        if way == "cuda":
+            return weight.nbytes  # of a tile, before it is added
         if way == "few_pixels":
             return y[0] * y[2] * y[3] * weight[0].nbytes  # a scaled copy of the kernels for each
         shares = len(im2col.tiles(y[0], y[2], y[3], weight[0].size))
@@ -301,6 +304,9 @@ class Plan:
                 each["transformed"] = max(each["transformed"], threads * 6 * (C + O) * patches)
                 sums = threads * 6 * C * O * training * (pixels < every)
                 each["product"] = max(each["product"], sums)
+            elif way == "cuda":
+                room = gemm.workspace() // self.itemsize if layer.kernel_size != (1, 1) else 0
+                once = max(once, min(room, y[0] * y[2] * y[3] * patch))
             elif way == "few_pixels":
                 once = max(once, y[0] * y[2] * y[3] * patch)
             elif layer.kernel_size != (1, 1):
@@ -392,9 +398,11 @@ def available(like: Array) -> int | None:
     True
     """
     if not is_numpy(like):
-        xp = xp_of(like)
-        free, _ = xp.cuda.runtime.memGetInfo()
-        return free + xp.get_default_memory_pool().free_bytes()
+        with like.device:
+            pool = xp_of(like).get_default_memory_pool()
+            free = like.device.mem_info[0] + pool.free_bytes()
+            limit = pool.get_limit()
+            return min(free, limit - pool.used_bytes()) if limit else free
     found = []
     for file, (pattern, unit) in LIMITS.items():
         number = re.search(pattern, file.read_text()) if file.is_file() else None

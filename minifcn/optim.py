@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .autograd import Tensor
-from .backend import Array, Error, is_array, is_numpy, on_device, to_device, xp_of
+from .backend import Array, Error, Operation, is_array, is_numpy, to_device, xp_of
 from .kernels import cuda
 from .kernels.elementwise import flat, share_out
 from .kernels.threads import workspace
@@ -143,7 +143,7 @@ class SGD:
 
         def work(i: int) -> None:
             for piece in tasks[i]:
-                with on_device(piece[1]):
+                with Operation("SGD.step", {"w": piece[1]}):
                     self._update(*piece)
 
         if tasks:
@@ -154,7 +154,7 @@ class SGD:
         if not group["momentum"]:
             return None
         w, h = parameter.data, self.momenta.get(parameter)
-        with on_device(w):
+        with Operation("the momentum of SGD", {"w": w}):
             h = xp_of(w).zeros_like(w) if h is None else to_device(h, parameter.device)
         self.momenta[parameter] = h.astype(w.dtype, copy=False)
         return self.momenta[parameter]
@@ -328,13 +328,15 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Any:
     if not gradients:
         return 0.0
     xp, on_cpu = xp_of(gradients[0]), is_numpy(gradients[0])
-    with on_device(gradients[0]):
-        norm = xp.sqrt(sum((g * g).sum(dtype=np.float64) for g in gradients))
+    with Operation("clip_grad_norm_", {"a gradient": gradients[0]}):
+        squares = [(g * g).sum(dtype=np.float64) for g in gradients]
+        norm = xp.sqrt(sum(squares) if on_cpu else xp.stack(squares).sum())
         # A GPU is not asked whether the norm is too large: it multiplies by 1 if not.
         too_large = xp.isfinite(norm) & (norm > max_norm)
         factor = xp.where(too_large, max_norm / (norm + 1e-6), 1)  # PyTorch's form
+        factors = {dtype: factor.astype(dtype) for dtype in {g.dtype for g in gradients}}
         for g in gradients if not on_cpu or too_large else ():
-            g *= factor.astype(g.dtype)
+            g *= factors[g.dtype]
     return float(norm) if on_cpu else norm
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .backend import Error, to_device
+from .backend import Error, choose_device
 
 
 class CommandError(Error, ValueError):
@@ -80,16 +80,47 @@ Weights = Annotated[
 ]
 
 
+class PrecisionName(StrEnum):
+    """How exactly convolutions on a GPU multiply."""
+
+    fp32 = "fp32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 def _usable(device: str) -> str:
     """Return the name of a device, after trying it: later it would cost the user's time."""
-    import numpy as np
+    found, told = choose_device(device)
+    if told:
+        complain(told)
+    return found
 
-    to_device(np.zeros(1), device)
-    return device
+
+def _precise(context: typer.Context, name: PrecisionName | None) -> PrecisionName | None:
+    """Set a precision until the command has ended."""
+    if name:
+        from .kernels.precision import use_precision
+
+        context.with_resource(use_precision(name.value))
+    return name
 
 
 Device = Annotated[
-    str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.", callback=_usable)
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda|cuda:N",
+        help="Where to compute; auto: on the first GPU, if there is one that can.",
+        callback=_usable,
+    ),
+]
+Precision = Annotated[
+    PrecisionName | None,
+    typer.Option(
+        help="How exactly convolutions multiply on a GPU: all but fp32 are faster.",
+        show_default="fp32",
+        callback=_precise,
+    ),
 ]
 Data = Annotated[
     str,
@@ -105,6 +136,15 @@ Seed = Annotated[int, typer.Option(min=0, help="Of all random numbers.")]
 def complain(text: str) -> None:
     """Print a message to stderr, where it does not mix with results."""
     print(f"minifcn: {text}", file=sys.stderr)
+
+
+def check_precision(precision: PrecisionName | None, device: str) -> None:
+    """Refuse a precision that there is only on GPUs, if the CPU is to compute."""
+    if device == "cpu" and precision not in (None, PrecisionName.fp32):
+        raise CommandError(
+            f"--precision {precision} is for GPUs, and this is computed on the CPU: leave it out, "
+            "or choose --device cuda"
+        )
 
 
 def check_new(path: Path, overwrite: bool) -> None:

@@ -25,7 +25,7 @@ from .metrics import ConfusionMatrix
 from .models import Classifier
 from .models.surgery import check_loaded
 from .recipes import Recipe
-from .train import Observer, Step, TrainingError, fit
+from .train import Observer, Step, TrainingError, check_weights, fit
 
 CLASSIFY = Recipe(steps=1000, lr=0.02, batch_size=32, crop=None, max_norm=3.0)
 """For narrow classifiers from random weights; tiles are as large as the net's images."""
@@ -269,6 +269,7 @@ def run(
     for step in steps:
         observer.stepped(name, step)
         if step.step == recipe.steps or (eval_every and step.step % eval_every == 0):
+            check_weights(model, step.step, recipe.lr)
             tell = partial(observer.evaluating, name)
             (matrix,) = evaluate(model, tiles, preprocessing, device, tell).values()
             observer.evaluated(name, step.step, matrix, False)

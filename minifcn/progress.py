@@ -20,7 +20,7 @@ from .metrics import ConfusionMatrix
 from .models.surgery import Report
 from .nn import Module
 from .recipes import Recipe
-from .report import METRICS, Row, best, percent
+from .report import METRICS, Row, best, class_facts, percent
 from .train import Observer, Step
 
 REFRESH = 0.25  # seconds between two pictures of the bar: more would only cost time
@@ -115,6 +115,7 @@ class TerminalObserver(Bar, Observer):
         self.task = self.bar.add_task("", total=1, state="", visible=False)
         self.shown = self.before = clock()
         self.loss, self.seconds = Smoothed(), Smoothed()
+        self.unseen: list[Step] = []  # whose losses are not yet in that
         self.images = 1  # in a step
 
     def transplanted(self, name: str, report: Report) -> None:
@@ -124,7 +125,7 @@ class TerminalObserver(Bar, Observer):
 
     def stage_started(self, name: str, recipe: Recipe, model: Module) -> None:
         """Say what is going to be trained, and how long."""
-        self.loss, self.seconds = Smoothed(), Smoothed()
+        self.loss, self.seconds, self.unseen = Smoothed(), Smoothed(), []
         self.images = recipe.images
         parts = f" ({recipe.batch_size} at a time)" if recipe.accumulate > 1 else ""
         self._line(
@@ -140,7 +141,12 @@ class TerminalObserver(Bar, Observer):
         # Step.seconds leaves out reading and changing the images, so look at the clock.
         self.seconds.add(self.clock() - self.before)
         self.before = self.clock()
-        self.loss.add(step.loss)
+        self.unseen.append(step)
+        if not self._is_time():
+            return
+        for each in self.unseen:  # only now, as a GPU may have to be waited for
+            self.loss.add(each.loss)
+        self.unseen = []
         speed = self.images / max(self.seconds.value, 1e-9)
         left = (step.steps - step.step) * self.seconds.value
         state = (
@@ -167,10 +173,9 @@ class TerminalObserver(Bar, Observer):
 
     def _show(self, description: str, state: str, done: int, total: int) -> None:
         """Draw the bar or write a line, unless that was done a moment ago."""
-        now = self.clock()
-        if now - self.shown < (PLAIN if self.bar.disable else REFRESH):
+        if not self._is_time():
             return
-        self.shown = now
+        self.shown = self.clock()
         if self.bar.disable:
             self._line(f"{description}  {state}".rstrip())
             return
@@ -183,6 +188,9 @@ class TerminalObserver(Bar, Observer):
             visible=True,
             refresh=True,
         )
+
+    def _is_time(self) -> bool:
+        return self.clock() - self.shown >= (PLAIN if self.bar.disable else REFRESH)
 
     def _line(self, text: str, style: str = "") -> None:
         self.console.print(Text(text, style), soft_wrap=True)
@@ -256,13 +264,10 @@ def results_table(rows: Sequence[Row]) -> Table:
 
 
 def class_table(matrix: ConfusionMatrix, classes: Sequence[str]) -> Table:
-    """Return a table of IU, accuracy, and true and predicted share of each class."""
-    table = new_table("class", ">IU", ">accuracy", ">true share", ">predicted share")
-    counts = matrix.matrix
-    total = max(1, counts.sum())
-    true, predicted = counts.sum(axis=1) / total, counts.sum(axis=0) / total
-    for row in zip(classes, matrix.iu(), matrix.accuracy(), true, predicted, strict=True):
-        table.add_row(row[0], *(percent(value) for value in row[1:]))
+    """Return a table of IU, accuracy, true pixels, and true and predicted share of each class."""
+    table = new_table("class", ">IU", ">accuracy", ">pixels", ">true share", ">predicted share")
+    for row in class_facts(matrix, classes):
+        table.add_row(*row)
     return table
 
 

@@ -1,160 +1,35 @@
-"""Training: the loop, and the paper's stages from FCN-32s to FCN-8s.
+"""Training: the paper's stages from FCN-32s to FCN-8s.
 
-`fit` is the loop itself; `run` puts stages, evaluation, logs and weight files around it. The
-numbers come from a `minifcn.recipes.Recipe`.
+`run` puts stages, evaluation, logs and weight files around the loop, which is `minifcn.loop.fit`.
+The numbers come from a `minifcn.recipes.Recipe`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import functional as F
 from . import models, weights
-from .autograd import Tensor
-from .backend import Array, Error, xp_of
+from .backend import Array, is_numpy, on_device, to_numpy, xp_of
 from .data import UNIT, Dataset, Loader, Preprocessing, check_alike, heads_of, streams_of
 from .data.images import replace_file
 from .evaluation import evaluate, one_class_warning
+from .kernels import precision
+from .loop import fit
 from .metrics import ConfusionMatrix
 from .models import FCN, LateFusion
 from .models.surgery import Report, check_loaded, transplant
 from .nn import Module
-from .optim import SGD, bias_groups, clip_grad_norm_, poly, warmup
-from .recipes import Recipe, check_rate
-
-
-class TrainingError(Error, RuntimeError):
-    """A run that cannot start or cannot go on."""
-
-
-class Step(NamedTuple):
-    """What is known after a training step."""
-
-    step: int
-    steps: int
-    loss: float  # mean per labelled pixel, whatever the recipe's reduction is; a sum over heads
-    lr: float
-    seconds: float
-
-
-def fit(
-    model: Module,
-    loader: Loader,
-    recipe: Recipe,
-    device: str = "cpu",
-    loss: Callable[..., Tensor] = F.cross_entropy,
-) -> Iterator[Step]:
-    """Train a model, one step each time the next `Step` is asked for.
-
-    A step takes ``recipe.accumulate`` batches of the loader, one after the other: their gradients
-    add up, in the memory of one batch, to that of all their images as one batch. (Dropout draws
-    other numbers then.) ``loss(output, labels, reduction=...)`` is computed from what the model
-    puts out; if it has several heads, from what each puts out, and the losses are added up.
-
-    Raises
-    ------
-    RecipeError
-        If the rate is for another kind of loss; see `minifcn.recipes.check_rate`.
-    TrainingError
-        If the loss is not a finite number any more, or the model lacks a head.
-    """
-    groups = bias_groups(model, recipe.lr, recipe.weight_decay, recipe.bias_lr, recipe.bias_decay)
-    optimizer = SGD(groups, recipe.lr, recipe.momentum, recipe.weight_decay, caffe=recipe.caffe)
-    schedule = warmup(poly(recipe.steps, recipe.power), recipe.warmup)
-    model.to(device).train()
-    ignored, heads = loader.dataset.ignore_index, list(heads_of(loader.dataset))
-    with closing(loader.steps()) as batches:
-        for step in range(recipe.steps):
-            parts = list(islice(batches, recipe.accumulate))
-            truths = [_by_head(part.labels, heads) for part in parts]
-            if step == 0:
-                check_rate(recipe, truths[0][heads[0]][0].size)
-            start = time.perf_counter()
-            optimizer.scale_lr(schedule(step))
-            optimizer.zero_grad()
-            labelled = {h: [int((truth[h] != ignored).sum()) for truth in truths] for h in heads}
-            images = [len(part.images) for part in parts]
-            shares = {head: _shares(recipe, pixels, images) for head, pixels in labelled.items()}
-            per_pixel = 0.0
-            for number, (part, truth) in enumerate(zip(parts, truths, strict=True)):
-                output = _by_name(model(Tensor(part.images).to(device)), heads)
-                errors = []
-                for head, labels in truth.items():
-                    error = loss(
-                        output[head], Tensor(labels).to(device), reduction=recipe.reduction
-                    )
-                    value, pixels = error.item(), labelled[head]
-                    check_loss(value, step, part.names, recipe.lr)
-                    summed = _summed(value, recipe.reduction, len(labels), pixels[number])
-                    per_pixel += summed / max(1, sum(pixels))
-                    errors.append(error * shares[head][number])
-                sum(errors[1:], errors[0]).backward()
-                del output, error, errors  # and what they were made from, before the next part
-            if recipe.max_norm is not None:
-                clip_grad_norm_(model.parameters(), recipe.max_norm)
-            optimizer.step()
-            rate = optimizer.param_groups[0]["lr"]
-            yield Step(step + 1, recipe.steps, per_pixel, rate, time.perf_counter() - start)
-
-
-def _by_head(labels: np.ndarray, heads: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return a batch's labels (N, H, W) of each head."""
-    if len(heads) == 1:
-        return {heads[0]: labels}
-    # (N, heads, H, W) -> (N, H, W)
-    return {head: np.ascontiguousarray(labels[:, i]) for i, head in enumerate(heads)}
-
-
-def _by_name(output: Any, heads: Sequence[str]) -> dict[str, Any]:
-    """Return what each head puts out, by its name in the data set."""
-    found = output if isinstance(output, dict) else {heads[0]: output}
-    if set(heads) != set(found):
-        raise TrainingError(
-            f"the net has the heads {', '.join(found)}, the data labels for {', '.join(heads)}: "
-            "both must be the same"
-        )
-    return found
-
-
-def _shares(recipe: Recipe, labelled: Sequence[int], images: Sequence[int]) -> list[float]:
-    """Return what each part's loss is multiplied with, so that the sum is that of one batch.
-
-    ``labelled`` are the numbers of labelled pixels of the parts, ``images`` those of their images.
-    """
-    if recipe.reduction == "sum":
-        return [1.0] * len(labelled)
-    if recipe.reduction == "batchmean":
-        return [count / sum(images) for count in images]  # Caffe's iter_size
-    # Caffe's iter_size divides by the number of parts here, too, which is the mean of their means:
-    # of 10 labelled pixels in one image and 1000 in another, each of the 10 then counts as 100.
-    return [pixels / max(1, sum(labelled)) for pixels in labelled]
-
-
-def _summed(loss: float, reduction: str, images: int, labelled: int) -> float:
-    """Return the loss summed over all pixels."""
-    return {"mean": loss * labelled, "sum": loss, "batchmean": loss * images}[reduction]
-
-
-def check_loss(value: float, step: int, images: Sequence[str], lr: float) -> None:
-    """Raise an error that names the images and gives advice if a loss is not a finite number.
-
-    >>> check_loss(1.5, 0, ["a.png"], lr=0.1)
-    """
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"the loss is {value} at step {step} (images {', '.join(images)}): the "
-            f"learning rate {lr:.3g} is probably too high; try --lr {lr / 3:.2g}"
-        )
+from .recipes import Recipe
+from .step import Step, TrainingError
 
 
 def check_weights(model: Module, step: int, lr: float) -> None:
@@ -162,12 +37,22 @@ def check_weights(model: Module, step: int, lr: float) -> None:
 
     >>> check_weights(Module(), 0, lr=0.1)
     """
-    for name, parameter in model.named_parameters():
-        if not xp_of(parameter.data).isfinite(parameter.data).all():
+    named = dict(model.named_parameters())
+    for name, finite in zip(named, _are_finite([p.data for p in named.values()]), strict=True):
+        if not finite:
             raise TrainingError(
                 f"the weights of {name} are not finite after step {step}: the learning rate "
                 f"{lr:.3g} is probably too high; try --lr {lr / 3:.2g}"
             )
+
+
+def _are_finite(arrays: Sequence[Array]) -> list[bool]:
+    """Tell of each array whether all its numbers are finite; a GPU is asked once for all."""
+    if not arrays or is_numpy(arrays[0]):
+        return [bool(np.isfinite(array).all()) for array in arrays]
+    xp = xp_of(arrays[0])
+    with on_device(arrays[0]):
+        return to_numpy(xp.stack([xp.isfinite(array).all() for array in arrays])).tolist()
 
 
 class StageResult(NamedTuple):
@@ -280,6 +165,7 @@ def run(
         "eval_every": eval_every,
         "seed": seed,
         "device": device,
+        "precision": precision.current(),
         "workers": workers,
         "stages": {name: asdict(recipe) for name, recipe in stages.items()},
     }
@@ -362,13 +248,14 @@ def _train_stage(
         "trained_on": trained_on,
     }
     best: StageResult | None = None
-    with (out / "log.jsonl").open("w") as log:
+    with (out / "log.jsonl").open("w") as file, closing(Log(file)) as log:
         for step in fit(model, loader, recipe, device):
             observer.stepped(name, step)
-            print(json.dumps(step._asdict()), file=log)
+            log.add(step)
             last = step.step == recipe.steps
             if not last and (eval_every is None or step.step % eval_every):
                 continue
+            log.write()
             check_weights(model, step.step, recipe.lr)
             matrices = evaluate(
                 model,
@@ -378,7 +265,7 @@ def _train_stage(
                 lambda done, total: observer.evaluating(name, done, total),
             )
             now = StageResult(name, model, matrices, step.step, time.perf_counter() - start)
-            print(json.dumps({"step": step.step, **now.summary()}), file=log, flush=True)
+            print(json.dumps({"step": step.step, **now.summary()}), file=file, flush=True)
             weights.save(model, out / "last.safetensors", **facts)
             better = best is None or now.matrix.mean_iu() > best.matrix.mean_iu()
             if better:
@@ -391,6 +278,39 @@ def _train_stage(
     assert best is not None  # a recipe has at least one step, and the last is evaluated
     model = weights.load(out / "best.safetensors").model
     return best._replace(model=model.to(device), seconds=time.perf_counter() - start)
+
+
+class Log:
+    """A file with a line for each step. Losses are not read before they are known.
+
+    >>> import io
+    >>> log = Log(io.StringIO())
+    >>> log.add(Step(1, 10, 0.5, lr=0.1, seconds=0.0))
+    >>> print(log.file.getvalue(), end="")
+    {"step": 1, "steps": 10, "loss": 0.5, "lr": 0.1, "seconds": 0.0}
+    """
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.waiting = file, deque[Step]()
+
+    def add(self, step: Step) -> None:
+        """Write what is known of this step and of those before."""
+        self.waiting.append(step)
+        self.close()
+
+    def close(self) -> None:
+        """Write what is known."""
+        while self.waiting and self.waiting[0].known:
+            self._write_first()
+
+    def write(self) -> None:
+        """Write all, and wait for a GPU that is still computing."""
+        while self.waiting:
+            self._write_first()
+
+    def _write_first(self) -> None:
+        print(json.dumps(self.waiting[0].numbers()), file=self.file)
+        self.waiting.popleft()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,7 +14,11 @@ from minifcn.backend import (
     DeviceError,
     DTypeError,
     Error,
+    NotFiniteError,
+    Operation,
+    OutOfMemoryError,
     check_one_kind,
+    debugging,
     device_number,
     device_of,
     digest,
@@ -173,3 +177,39 @@ def test_nobody_else_imports_cupy():
     assert len(files) > 10
     for file in files:
         assert not re.search(r"^\s*(import|from) cupy", file.read_text(), re.MULTILINE), file
+
+
+def test_an_operation_that_runs_out_of_memory_is_named():
+    given = {"x": np.zeros((2, 3), "f"), "no array": "anything"}
+    with (
+        pytest.raises(OutOfMemoryError, match=r"^add of x \(2, 3\): Unable to allocate") as caught,
+        Operation("the outer one", {"w": np.ones(1)}),
+        Operation("add", given),
+    ):
+        np.empty(1 << 50)
+    assert "use fewer or smaller images at a time" in str(caught.value)
+    assert [array.shape for array in caught.value.arrays] == [(2, 3), (1,)]
+    assert caught.value.__notes__ == ["in the outer one"]
+    assert isinstance(caught.value, MemoryError)
+
+
+@pytest.mark.parametrize("kind", [np.nan, np.inf, -np.inf])
+def test_debugging_names_the_operation_that_makes_what_is_not_finite(xp, kind):
+    x = xp.asarray(np.array([1.0, -2.0]))
+    with Operation("mul", {"x": x}, debug=True) as check:
+        assert check(x) is x
+        assert check("no array") == "no array"
+        assert check(x.astype(int)).dtype == int
+        word = "nan" if np.isnan(kind) else "inf"
+        with pytest.raises(NotFiniteError, match=rf"^mul made {word} of x \(2,\) from -2 to 1$"):
+            check(x * kind)
+    with Operation("mul", {"x": x}) as check:
+        assert not np.isfinite(to_numpy(check(x * kind))).any()
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", True), ("0", False), ("", False)])
+def test_debugging_is_asked_for_by_the_environment(monkeypatch, value, expected):
+    monkeypatch.setenv("MINIFCN_DEBUG", value)
+    assert debugging() == expected
+    monkeypatch.delenv("MINIFCN_DEBUG")
+    assert not debugging()

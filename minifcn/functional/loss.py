@@ -179,8 +179,8 @@ def check_labels(target: Array, classes: int, ignore_index: int = 255) -> None:
         where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, place, strict=False))
         raise LabelError(
             f"cross_entropy: label {to_numpy(target)[tuple(place)]} at {where} is no class: there "
-            f"are classes 0 to {classes - 1}, and {ignore_index} is ignored. Try: num_classes= of the "
-            "net, ignore_index=, or the class table of the labels"
+            f"are classes 0 to {classes - 1}, and {ignore_index} is ignored. Try: num_classes= of "
+            "the net, ignore_index=, or the class table of the labels"
         )
 
 

@@ -17,7 +17,15 @@ from .layers import (
     MaxPool2d,
     ReLU,
 )
-from .module import LayerError, Module, Parameter, StateError, Unmatched, evaluation_mode
+from .module import (
+    LayerError,
+    Module,
+    Parameter,
+    StateError,
+    Unmatched,
+    evaluation_mode,
+    naming_layers,
+)
 from .sequential import Sequential, in_turn
 
 __all__ = [
@@ -40,4 +48,5 @@ __all__ = [
     "evaluation_mode",
     "in_turn",
     "init",
+    "naming_layers",
 ]

@@ -15,7 +15,15 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from ..autograd import Tensor, no_grad
-from ..backend import Array, DTypeError, Error, is_array, to_device
+from ..backend import (
+    Array,
+    DTypeError,
+    Error,
+    Operation,
+    OperationError,
+    is_array,
+    to_device,
+)
 from ..shown import Shown
 
 
@@ -197,10 +205,12 @@ class Module(Shown):
         """
         is_device = isinstance(target, str) and target.partition(":")[0] in ("cpu", "cuda")
         dtype = None if is_device else _floating_dtype(target)
-        for parameter in self.parameters():
+        for name, parameter in self.named_parameters():
             for tensor in (parameter, parameter.grad):
-                if tensor is not None:
-                    old = tensor.data
+                if tensor is None:
+                    continue
+                old = tensor.data
+                with Operation(f"{type(self).__name__}.to({target!r})", {name: old}):
                     tensor.data = (
                         to_device(old, target) if dtype is None else old.astype(dtype, copy=False)
                     )
@@ -230,6 +240,34 @@ class Module(Shown):
             return f"{type(self).__name__}({self.extra_repr()})"
         lines = "\n".join([self.extra_repr()] * bool(self.extra_repr()) + children)
         return f"{type(self).__name__}(\n{textwrap.indent(lines, '  ')}\n)"
+
+
+@contextmanager
+def naming_layers(model: Module, advice: str = "") -> Iterator[None]:
+    """Add to errors of operations which layer they were about, and, to those of memory, advice.
+
+    >>> from minifcn import nn
+    >>> net = nn.Sequential(fc=nn.Linear(2, 2))
+    >>> error = OperationError("it failed")
+    >>> error.arrays = (net.fc.weight.data,)
+    >>> try:
+    ...     with naming_layers(net):
+    ...         raise error
+    ... except OperationError:
+    ...     error.__notes__
+    ["in layer 'fc'"]
+    """
+    try:
+        yield
+    except OperationError as error:
+        about = {id(array) for array in error.arrays}
+        found = {n: p for n, p in model.named_parameters() if id(p.data) in about}
+        # A Sequential names the layer by itself, but only on the way forward.
+        if found and not any("in layer" in note for note in getattr(error, "__notes__", ())):
+            error.add_note(f"in layer {next(iter(found)).rpartition('.')[0]!r}")
+        if advice and isinstance(error, MemoryError):
+            error.add_note(advice)
+        raise
 
 
 @contextmanager

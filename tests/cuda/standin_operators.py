@@ -1,4 +1,4 @@
-"""Operators and most methods of the stand-in's arrays: NumPy does them, see `standin_array.call`."""
+"""Operators and most methods of the stand-in's arrays: NumPy does the work (see `call`)."""
 
 from __future__ import annotations
 

@@ -77,6 +77,9 @@ def test_products(cupy):
         lambda x, a: np.asarray(x),
         lambda x, a: float(np.sum(np.asarray(x))),
         lambda x, a: x.__setitem__(0, a[0]),
+        lambda x, a: x.__setitem__(0, [1, 2]),
+        lambda x, a: sys.modules["cupy"].where(x > 0, a, x),
+        lambda x, a: sys.modules["cupy"].concatenate([x, a]),
     ],
 )
 def test_arrays_of_numpy_do_not_mix_with_those_of_cupy(cupy, mixed):

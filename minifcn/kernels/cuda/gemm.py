@@ -115,12 +115,23 @@ def conv_transpose2d(
     return y
 
 
-def _tiles(n: int, rows: int, row_bytes: int) -> list[Tile]:
-    """Cut a batch into tiles of patches that fit into the workspace, or into single rows."""
+def workspace() -> int:
+    """Return how many bytes a tile of patches may take.
+
+    Raises
+    ------
+    WorkspaceError
+        If MINIFCN_WORKSPACE is no such number.
+    """
     text = os.environ.get("MINIFCN_WORKSPACE", "") or WORKSPACE
     if not (text.isdecimal() and int(text) > 0):
         raise WorkspaceError(f"MINIFCN_WORKSPACE={text!r} must be a whole number of MB from 1 up")
-    return cut(n, rows, (int(text) << 20) // row_bytes, least=1)
+    return int(text) << 20
+
+
+def _tiles(n: int, rows: int, row_bytes: int) -> list[Tile]:
+    """Cut a batch into tiles of patches that fit into the workspace, or into single rows."""
+    return cut(n, rows, workspace() // row_bytes, least=1)
 
 
 def _groups(channels: int, outputs: int, groups: int) -> Iterator[tuple[slice, slice]]:

@@ -1,0 +1,67 @@
+"""Gradients in 16 bits: the loss is enlarged, so that small gradients do not become 0.
+
+Below 6e-8 there is no number in float16 but 0, and gradients of a mean over many pixels can be
+smaller. The chain rule is linear: with the loss, all gradients are multiplied, and divided again
+before they change a weight. Too large a factor makes infinities; then the gradients of the step are
+not used, and the factor is halved (Micikevicius et al. 2018, "Mixed precision training", 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from .autograd import Tensor
+from .backend import Array, on_device, xp_of
+
+FIRST = 65536.0  # a power of two, as all factors: multiplying by it rounds nothing
+PATIENCE = 2000  # steps without infinities after which the factor is doubled
+
+
+class LossScale:
+    """The factor of the loss, which follows from what gradients come out. Nobody waits for it.
+
+    Parameters
+    ----------
+    like
+        An array of the net, to tell where all this is computed.
+
+    Examples
+    --------
+    >>> w = Tensor(np.ones(2, np.float32), requires_grad=True)
+    >>> scale = LossScale(w.data)
+    >>> scale.scaled((w * 3.0).sum()).backward()
+    >>> scale.unscale_([w])
+    >>> w.grad.numpy().tolist(), scale.factor.item()
+    ([3.0, 3.0], 65536.0)
+    """
+
+    def __init__(self, like: Array) -> None:
+        with on_device(like):
+            self.factor: Array = xp_of(like).asarray(FIRST, np.float32)
+            self.good: Array = xp_of(like).asarray(0, np.int32)  # steps since the last change
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return the loss to call ``backward`` of."""
+        return loss * Tensor(self.factor)
+
+    def unscale_(self, parameters: Iterable[Tensor]) -> None:
+        """Divide all gradients by the factor, in place; set them to 0 if one is not finite.
+
+        The factor is then halved; or doubled, if all was well for long.
+        """
+        gradients = [parameter.grad.data for parameter in parameters if parameter.grad is not None]
+        xp = xp_of(self.factor)
+        with on_device(self.factor):
+            finite = xp.asarray(True)
+            for g in gradients:
+                finite = finite & xp.isfinite(g).all()
+            for g in gradients:
+                g *= 1 / self.factor
+                xp.copyto(g, 0, where=~finite)
+            good = xp.where(finite, self.good + 1, 0)
+            enough = good >= PATIENCE
+            change = xp.where(finite, xp.where(enough, 2.0, 1.0), 0.5)
+            self.factor = xp.asarray(self.factor * change, np.float32)
+            self.good = xp.where(enough, 0, good)
