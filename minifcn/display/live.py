@@ -65,7 +65,9 @@ class LiveCurves(Observer):
     def _begin(self, name: str) -> None:
         """Forget the stage before; its drawing stays as it is."""
         self.name = name
-        self.losses: list[float] = []
+        self.taken: list[
+            Step
+        ] = []  # their losses are read when they are drawn: on a GPU that waits
         self.scores: dict[str, list[tuple[int, float]]] = {}
         self.steps = 0
         self._handle: Any = None
@@ -76,10 +78,10 @@ class LiveCurves(Observer):
         self._begin(name)
 
     def stepped(self, name: str, step: Step) -> None:
-        """Take in the loss of a step."""
+        """Take in a step."""
         if name != self.name:
             self._begin(name)
-        self.losses.append(step.loss)
+        self.taken.append(step)
         self.steps = step.steps
         self._draw(at_once=step.step == step.steps)
 
@@ -94,7 +96,8 @@ class LiveCurves(Observer):
 
     def drawing(self) -> Drawing:
         """Return the curves as they are now."""
-        return curves(self.losses, self.scores, self.steps, self.name)
+        losses = [step.loss for step in self.taken]
+        return curves(losses, self.scores, self.steps, self.name)
 
     def _draw(self, at_once: bool) -> None:
         now = self.clock()
