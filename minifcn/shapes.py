@@ -260,9 +260,10 @@ class CoordinateMap:
         """
         offset = self.offset(reference, name)
         if offset < 0:
+            rows = "1 row is" if offset == -1 else f"{-offset} rows are"
             raise ShapeError(
-                f"{name}: {-offset} rows are missing before the reference's first: give the first "
-                "layer more padding"
+                f"{name}: {rows} missing before the reference's first: give the first layer more "
+                "padding"
             )
         return offset
 

@@ -81,7 +81,7 @@ def test_published_form_without_lists(published):
 def test_lists_that_overlap(published):
     spec, root = published
     (root / "test.txt").write_text("0006R0_f00000\n")
-    with pytest.raises(data.DataError, match=r"train\.txt and test\.txt share 1 images"):
+    with pytest.raises(data.DataError, match=r"train\.txt and test\.txt share 1 image"):
         data.open_dataset(spec, "train")
 
 

@@ -156,7 +156,7 @@ def test_split_with_an_unknown_name(root, line, message):
 def test_held_out_images_among_the_training_images(root, split):
     (root / "train.txt").write_text("a\nb\n")
     (root / "val.txt").write_text("c\nb\n")
-    with pytest.raises(data.DataError, match=r"share 1 images, 'b' first"):
+    with pytest.raises(data.DataError, match=r"share 1 image, 'b' first"):
         data.folder(root, split)
 
 

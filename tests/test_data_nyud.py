@@ -191,7 +191,7 @@ def test_splits_that_overlap(own, split, other):
     with (own / f"{other}.txt").open("a") as file:
         file.write("5004\n")
     for name in (split, other):
-        with pytest.raises(DataError, match=r"share 1 images, '5004' first"):
+        with pytest.raises(DataError, match=r"share 1 image, '5004' first"):
             nyud(own, name)
 
 

@@ -151,7 +151,7 @@ def test_unknown_split(root):
 def test_image_in_both_splits_by_two_ways(root):
     again = PAIRS[0].replace("photos/", "photos/deep/../")
     write(root, "image,label,split", f"{PAIRS[0]},train", f"{again},val")
-    with pytest.raises(data.DataError, match=r"train and val share 1 images, '.*one\.bmp' first"):
+    with pytest.raises(data.DataError, match=r"train and val share 1 image, '.*one\.bmp' first"):
         open_it(root, "val")
 
 

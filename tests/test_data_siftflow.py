@@ -111,7 +111,7 @@ def test_published_sizes():
 def test_splits_that_overlap(own):
     (own / "test.txt").write_text("coast_natu975\r\nforest_bost101\r\n", newline="")
     for split in ("trainval", "test"):
-        with pytest.raises(DataError, match="share 1 images, 'forest_bost101' first"):
+        with pytest.raises(DataError, match="share 1 image, 'forest_bost101' first"):
             siftflow(own, split)
 
 

@@ -135,7 +135,7 @@ def test_trainaug_of_png_files(tmp_path, both):
     refused(r"'trainaug' needs SBD's labels: add \?sbd=PATH", f"voc:{voc_root}", "trainaug")
     # A list with an image of val would train on held-out images.
     write_list(lists_of(both) / "trainaug.txt", [*TRAINAUG, VOC["val"][0]])
-    refused("share 1 images, '2007_000033' first", spec, "trainaug")
+    refused("share 1 image, '2007_000033' first", spec, "trainaug")
 
 
 def mkdir(path):
@@ -154,7 +154,7 @@ def test_seg11valid_from_its_list(both):
 def test_seg11valid_with_trained_images_is_refused(both):
     write_list(lists_of(both) / "seg11valid.txt", [*SEG11VALID, "2010_000003"])
     refused(
-        r"seg11valid\.txt and the train\.txt of SBD share 1 images, '2010_000003' first",
+        r"seg11valid\.txt and the train\.txt of SBD share 1 image, '2010_000003' first",
         both,
         "seg11valid",
     )
@@ -249,7 +249,7 @@ def test_labels_of_the_test_images(voc):
     [
         ([], r"val\.txt: the split is empty"),
         (["2007_000033", "2007_000033"], r"val\.txt: '2007_000033' is listed twice"),
-        (["2007_000033", "2007_000032"], r"train\.txt and val\.txt share 1 images, '2007_000032'"),
+        (["2007_000033", "2007_000032"], r"train\.txt and val\.txt share 1 image, '2007_000032'"),
         (["/JPEGImages/2007_000033.jpg /Aug/2007_000033.png"], r"val\.txt: .* is a path"),
     ],
 )
@@ -260,12 +260,12 @@ def test_bad_list(voc, lines, message):
 
 def test_overlap_is_seen_in_training_too(voc):
     write_list(lists_of(voc) / "train.txt", [*VOC["train"], VOC["val"][0]])
-    refused("share 1 images", voc, "train")
+    refused("share 1 image", voc, "train")
 
 
 def test_overlap_of_sbd_is_seen_through_voc(both, sbd):
     write_list(folder_of(sbd) / "val.txt", [*SBD["val"], SBD["train"][0]])
-    refused(r"train\.txt and val\.txt share 1 images, '2007_000032' first", both, "trainaug")
+    refused(r"train\.txt and val\.txt share 1 image, '2007_000032' first", both, "trainaug")
 
 
 def test_hidden_files_are_no_splits(voc):
@@ -339,7 +339,7 @@ def test_converted_label_is_read_instead(sbd):
 
 def test_sbd_overlap(sbd):
     write_list(folder_of(sbd) / "val.txt", [*SBD["val"], SBD["train"][0]])
-    refused("share 1 images, '2007_000032' first", sbd, "train")
+    refused("share 1 image, '2007_000032' first", sbd, "train")
 
 
 def test_missing_mat(sbd):
@@ -471,7 +471,7 @@ def test_context_number_out_of_range(context):
 def test_context_overlap(context, tmp_path):
     lists = tmp_path / "VOCdevkit" / "VOC2010" / "ImageSets" / "Main"
     write_list(lists / "val.txt", [*CONTEXT["val"], CONTEXT["train"][0]])
-    refused("share 1 images, '2008_000002' first", context, "train")
+    refused("share 1 image, '2008_000002' first", context, "train")
 
 
 def test_context_missing_mat(context):

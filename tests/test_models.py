@@ -417,7 +417,7 @@ def test_dropout_acts_in_training_only():
         (lambda: small(8, learn_upsampling="all"), ModelError, r"'none' or 'intermediate'"),
         (lambda: FCN(toy_alexnet(), 2, 16), ModelError, r"no layer of stride 16: a skip needs"),
         (lambda: FCN(narrow_vgg(fc6_padding=(0, 3)), 2, 16), ModelError, r"pad both axes alike"),
-        (lambda: FCN(narrow_vgg(padding=80), 2), ShapeError, r"1 rows are missing.*more padding"),
+        (lambda: FCN(narrow_vgg(padding=80), 2), ShapeError, r"1 row is missing.*more padding"),
         (
             lambda: models.fcn32s(2, stages=NARROW[:3]),
             ShapeError,

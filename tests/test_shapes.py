@@ -163,7 +163,7 @@ def test_half_a_pixel_is_no_offset():
 
 
 def test_a_crop_cannot_start_before_the_first_pixel():
-    with pytest.raises(ShapeError, match=r"score: 1 rows are missing .* more padding"):
+    with pytest.raises(ShapeError, match=r"score: 1 row is missing .* more padding"):
         layer(3, 1, 0, 1).crop_offset(CoordinateMap(), "score")
 
 

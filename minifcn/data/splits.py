@@ -56,9 +56,10 @@ def check_disjoint(what: str, ours: Iterable[str], other: str, theirs: Iterable[
     """
     both = sorted(set(ours) & set(theirs))
     if both:
+        images = f"{len(both)} image{'s' * (len(both) > 1)}"
         raise DataError(
-            f"{what} and {other} share {len(both)} images, {both[0]!r} first: held-out images must "
-            "not be trained on"
+            f"{what} and {other} share {images}, {both[0]!r} first: held-out images must not be "
+            "trained on"
         )
 
 
