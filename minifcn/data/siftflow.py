@@ -53,8 +53,8 @@ def siftflow(path: str | Path, split: str, labels: str = "both") -> Files:
         ``"trainval"``, ``"test"`` or another NAME for which there is a ``NAME.txt``.
     labels
         ``"both"``, for a net with two heads: labels are (H, W, 2); or one of them, ``"semantic"``
-        (33 classes) or ``"geometric"`` (3 classes). The heads are called ``"sem"`` and ``"geo"``, as
-        in the published nets.
+        (33 classes) or ``"geometric"`` (3 classes). The heads are called ``"sem"`` and ``"geo"``,
+        as in the published nets.
 
     Raises
     ------
