@@ -233,7 +233,7 @@ def plan(
     backbone: str = "small",
     *,
     at_once: bool = False,
-    steps: Sequence[int] | None = None,
+    steps: int | Sequence[int] | None = None,
     lr: float | None = None,
     **numbers: Any,
 ) -> dict[str, Recipe]:
@@ -266,9 +266,14 @@ def plan(
     if recipe not in RECIPES:
         raise RecipeError(f"recipe {recipe!r} is unknown: use one of {', '.join(RECIPES)}")
     known = RECIPES[recipe](backbone, at_once)
-    each = list(steps or [0])
+    each = [steps] if isinstance(steps, int) else list(steps or [0])
     each = each * len(nets) if len(each) == 1 else each
-    if not nets or set(nets) - set(NETS) or len(each) != len(nets) or (steps and min(each) < 1):
+    if (
+        not nets
+        or set(nets) - set(NETS)
+        or len(each) != len(nets)
+        or (steps is not None and min(each) < 1)
+    ):
         raise RecipeError(
             f"stages {list(nets)} with steps {each}: name some of {', '.join(NETS)}, with one "
             "number of steps, or one for each"

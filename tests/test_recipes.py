@@ -102,9 +102,16 @@ def test_a_plan_takes_the_stages_rates_and_steps():
     assert [stage.lr for stage in three.values()] == [1e-10, 1e-12, 1e-14]
     assert list(plan(["fcn8s", "fcn32s"])) == ["fcn8s", "fcn32s"]
     assert [stage.steps for stage in plan(NETS, steps=[9]).values()] == [9, 9, 9]
+    assert plan(NETS, steps=9) == plan(NETS, steps=[9])
     assert plan(["fcn16s"], "heavy")["fcn16s"].steps == 100_000
     assert plan(["fcn16s"], "light", "googlenet")["fcn16s"] == light("googlenet")["fcn16s"]
     assert plan(["fcn8s"], "heavy", at_once=True)["fcn8s"] == heavy(at_once=True)["fcn8s"]
+
+
+@pytest.mark.parametrize("steps", [0, [0], [3, 0, 1], []])
+def test_a_stage_has_a_step_at_least(steps):
+    with pytest.raises(recipes.RecipeError, match="one number of steps, or one for each"):
+        plan(NETS, steps=steps)
 
 
 def test_a_given_rate_is_that_of_the_first_stage():
