@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from minifcn import data, models, options, recipes, train
+from minifcn import data, models, optim, options, recipes, train
 from minifcn.recipes import NETS, Recipe, RecipeError, check_rate, heavy, light, plan, quick
 
 VOC = 500 * 375  # pixels
@@ -64,7 +64,7 @@ def test_the_papers_rates_never_change(recipe):
     told = list(train.fit(small(), data.Loader(data.shapes("val", 3), 1), stage))
     assert len(told) == 5
     # What the loop sets, for a rate that does not stay at zero:
-    schedule = train.warmup(train.poly(stage.steps, stage.power), stage.warmup)
+    schedule = optim.warmup(optim.poly(stage.steps, stage.power), stage.warmup)
     assert [schedule(i) for i in range(5)] == [1.0] * 5
 
 
