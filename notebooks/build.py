@@ -202,7 +202,10 @@ def format_code(chosen: list[str]) -> None:
 
 def _formatted(text: str, called: str) -> str:
     command = [sys.executable, "-m", "ruff", "format", "-", "--stdin-filename", called]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    root = FOLDER.parent  # where ruff finds the project's settings
+    done = subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False, cwd=root
+    )
     if done.returncode:
         sys.exit(f"ruff cannot format this:\n{text}\n{done.stderr}")
     return done.stdout.rstrip("\n")
