@@ -101,6 +101,7 @@ def evaluate(
     from .data import open_dataset
     from .evaluation import Bands, add_up, is_learnt, new_matrices, score_images
     from .prediction_folder import PredictionFolder
+    from .prepare import split_of
     from .progress import show_progress
     from .train import write_json
     from .weights import load_fcn
@@ -109,7 +110,7 @@ def evaluate(
     sizes, widths = _numbers("--scales", scales, float), _numbers("--band", band, int)
     _check_files(sheet, confusion, json_file)
     check_precision(precision, device)
-    part = _split(data, split)
+    part = split_of(data, split, "--split", ("val", "test"))
     dataset = open_dataset(data, part)
     folder = save_predictions and PredictionFolder(save_predictions, dataset, layout.value, part)
     with show_progress("reading weights") as progress:
@@ -152,20 +153,6 @@ def evaluate(
         write_sheet(sheet, kept.cases(), dataset)
     if confusion:
         _draw_confusion(confusion, dataset, totals)
-
-
-def _split(spec: str, given: str | None) -> str:
-    """Return which part of a data set is meant: the one named, else val, else test."""
-    from .data import splits_of
-    from .data.sources import parse
-
-    named = parse(spec).split
-    if named and given:
-        raise CommandError(
-            f"--split {given}: {spec} names its split already, {named}: leave out one of them"
-        )
-    there = [] if named or given else splits_of(spec)
-    return named or given or ("test" if "test" in there and "val" not in there else "val")
 
 
 def _numbers(option: str, text: str, kind: type[int] | type[float]) -> list[Any]:

@@ -12,9 +12,12 @@ from .options import (
     CommandError,
     Data,
     Device,
+    HeldOut,
     Precision,
     Rule,
     Seed,
+    TrainSplit,
+    ValSplit,
     check_new,
     check_precision,
     complain,
@@ -43,17 +46,9 @@ def pretrain(
     out: Annotated[
         Path, typer.Option(metavar="FILE.safetensors", help="Weight file.", show_default=False)
     ],
-    val: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="Data to measure on.", show_default="as --data"),
-    ] = None,
-    train_split: Annotated[
-        str | None,
-        typer.Option(help="Part of the data to learn from.", show_default="train, or trainval"),
-    ] = None,
-    val_split: Annotated[
-        str | None, typer.Option(help="Part of it to measure on.", show_default="val, or test")
-    ] = None,
+    val: HeldOut = None,
+    train_split: TrainSplit = None,
+    val_split: ValSplit = None,
     backbone: Annotated[Net, typer.Option(help="The classifier.")] = Net.vgg16,
     width: Annotated[
         float, typer.Option(help="Its channels, as a share of the published net's.")

@@ -13,12 +13,15 @@ from .options import (
     Data,
     Device,
     Fusion,
+    HeldOut,
     Precision,
     RecipeName,
     Rule,
     Sampling,
     Seed,
     Sizes,
+    TrainSplit,
+    ValSplit,
     check_precision,
     complain,
 )
@@ -35,17 +38,9 @@ NUMBERS = "Numbers of the training (not given: those of the recipe)"
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the results.", show_default=False)],
-    val: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="Data to measure on.", show_default="as --data"),
-    ] = None,
-    train_split: Annotated[
-        str | None,
-        typer.Option(help="Part of the data to learn from.", show_default="train, or trainval"),
-    ] = None,
-    val_split: Annotated[
-        str | None, typer.Option(help="Part of it to measure on.", show_default="val, or test")
-    ] = None,
+    val: HeldOut = None,
+    train_split: TrainSplit = None,
+    val_split: ValSplit = None,
     stages: Annotated[
         str | None,
         typer.Option(

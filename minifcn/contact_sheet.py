@@ -19,7 +19,7 @@ from .data import DataError, Sample
 from .data.check import Report
 from .data.images import replace_file
 from .data.tally import Tally, check_sample
-from .report import STYLE, data_uri, figure, legend_list, percent, swatch
+from .report import data_uri, figure, legend_list, page, percent, swatch
 from .sample_pictures import sample_pictures
 
 SAMPLES = 40  # drawn by chance
@@ -73,9 +73,7 @@ def write_contact_sheet(
         (f"<h3>{escape(name)}</h3>\n" if name else "") + legend_list(*head)
         for name, head in first.heads.items()
     ]
-    page = PAGE.substitute(
-        style=STYLE,
-        title=escape(f"Data check: {report.source}"),
+    body = BODY.substitute(
         summary=escape(summary(report)),
         problems=_problems(report),
         splits="".join(_split_rows(report)),
@@ -84,7 +82,7 @@ def write_contact_sheet(
         legends="\n".join(legends),
         cards="\n".join(cards),
     )
-    replace_file(path, page.encode())
+    replace_file(path, page(f"Data check: {report.source}", body, LOOKS).encode())
     return len(cards)
 
 
@@ -217,22 +215,13 @@ def _card(sample: Sample, tally: Tally, classes: Sequence[str]) -> str:
     return f'<div><h3>{heading}</h3>\n<div class="row">{"".join(figures)}</div></div>'
 
 
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style
+LOOKS = """
 h1, h3, .problems { overflow-wrap: anywhere; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }
 .sheet .row { grid-template-columns: repeat(3, 1fr); gap: .3rem; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<p>$summary</p>
+"""
+
+BODY = Template("""<p>$summary</p>
 $problems
 <h2>Splits</h2>
 <div class="wide"><table>
@@ -253,6 +242,4 @@ $legends
 <div class="sheet">
 $cards
 </div>
-</body>
-</html>
 """)

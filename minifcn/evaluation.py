@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .backend import Error, to_numpy
-from .data import UNIT, DataError, Dataset, Preprocessing, Sample, heads_of
+from .data import UNIT, DataError, Dataset, Preprocessing, Sample, heads_of, label_by_head
 from .data.fingerprint import fingerprint
 from .labelling import averaged, most_likely, outputs
 from .metrics import ConfusionMatrix, boundary_band
@@ -163,26 +163,12 @@ def add_up(totals: Mapping[str, ConfusionMatrix], one: Scored) -> None:
         totals[head].merge(matrix)
 
 
-def truth_by_head(dataset: Dataset, sample: Sample) -> dict[str, np.ndarray]:
-    """Return the true labels of a sample, (H, W) each, by head.
-
-    >>> from minifcn.data import shapes
-    >>> dataset = shapes("val")
-    >>> truth_by_head(dataset, dataset[0])[""].shape
-    (64, 64)
-    """
-    names = list(heads_of(dataset))
-    if len(names) == 1:
-        return {names[0]: sample.label}
-    return {name: sample.label[:, :, number] for number, name in enumerate(names)}
-
-
 def _count(
     dataset: Dataset, sample: Sample, labels: Mapping[str, np.ndarray]
 ) -> dict[str, ConfusionMatrix]:
     """Return the confusion matrix of one image for each head."""
     matrices = new_matrices(dataset)
-    for head, truth in truth_by_head(dataset, sample).items():
+    for head, truth in label_by_head(sample.label, heads_of(dataset)).items():
         matrices[head].update(truth, labels[head])
     return matrices
 
@@ -300,7 +286,7 @@ class Bands:
     def add(self, one: Scored) -> None:
         """Count the pixels of an image."""
         ignored = self.dataset.ignore_index
-        for head, truth in truth_by_head(self.dataset, one.sample).items():
+        for head, truth in label_by_head(one.sample.label, heads_of(self.dataset)).items():
             for width, matrix in self.matrices[head].items():
                 near = boundary_band(truth, width, ignored)
                 matrix.update(np.where(near, truth, ignored), one.labels[head])

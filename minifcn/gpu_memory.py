@@ -17,12 +17,14 @@ def gpus() -> list[str]:
     True
     """
     cupy, _ = probe_cuda()
+    if cupy is None:
+        return []
     lines = []
-    for number in range(cupy.cuda.runtime.getDeviceCount() if cupy else 0):
-        facts = require_cupy().cuda.runtime.getDeviceProperties(number)
-        with require_cupy().cuda.Device(number) as device:
+    for number in range(cupy.cuda.runtime.getDeviceCount()):
+        facts = cupy.cuda.runtime.getDeviceProperties(number)
+        with cupy.cuda.Device(number) as device:
             free, total = device.mem_info
-            limit = require_cupy().get_default_memory_pool().get_limit()
+            limit = cupy.get_default_memory_pool().get_limit()
         bound = f"at most {limit / 1e6:,.0f} MB of it (CUPY_GPU_MEMORY_LIMIT)"
         lines.append(
             f"cuda:{number}: {facts['name'].decode()}, compute capability {facts['major']}."

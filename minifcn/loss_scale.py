@@ -57,9 +57,10 @@ class LossScale:
             finite = xp.asarray(True)
             for g in gradients:
                 finite = finite & xp.isfinite(g).all()
+            share, wrong = 1 / self.factor, ~finite
             for g in gradients:
-                g *= 1 / self.factor
-                xp.copyto(g, 0, where=~finite)
+                g *= share
+                xp.copyto(g, 0, where=wrong)
             good = xp.where(finite, self.good + 1, 0)
             enough = good >= PATIENCE
             change = xp.where(finite, xp.where(enough, 2.0, 1.0), 0.5)

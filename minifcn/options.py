@@ -130,6 +130,17 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+HeldOut = Annotated[
+    str | None,
+    typer.Option(metavar="SPEC", help="Data to measure on.", show_default="as --data"),
+]
+TrainSplit = Annotated[
+    str | None,
+    typer.Option(help="Part of the data to learn from.", show_default="train, or trainval"),
+]
+ValSplit = Annotated[
+    str | None, typer.Option(help="Part of it to measure on.", show_default="val, or test")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of all random numbers.")]
 
 

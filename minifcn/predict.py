@@ -23,7 +23,7 @@ from .data.images import save_image
 from .display import Labelled
 from .labelling import PredictionError, most_likely
 from .nn import Module
-from .sample_pictures import stream_pictures
+from .sample_pictures import first_picture
 from .tiling import Tile, TileSize, cut
 from .viz import annotated
 from .weights import Loaded
@@ -149,7 +149,7 @@ def labelled(
     """
     found = predict(loaded.model, image, loaded.preprocessing, device, tile=tile)
     by_head = found if isinstance(found, dict) else {"": found}
-    picture = next(iter(stream_pictures(image, loaded.model.streams).values()))
+    picture = first_picture(image, loaded.model.streams)
     shown = {
         name: Labelled(picture, by_head[name], head.classes, head.palette)
         for name, head in loaded.heads.items()
@@ -343,7 +343,7 @@ def predict_files(
             parts = cut(loaded.model, image.shape[0], image.shape[1], tile)
             by_tile = _within(progress, number, len(jobs))
             found = most_likely(loaded.model, image, loaded.preprocessing, parts, by_tile)
-            picture = next(iter(stream_pictures(image, loaded.model.streams).values()))
+            picture = first_picture(image, loaded.model.streams)
             for (name, head), label in zip(heads.items(), found.values(), strict=True):
                 save_label(result.labels[name], label, head.palette)
                 save_image(result.overlays[name], annotated(picture, label, *head))

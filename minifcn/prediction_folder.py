@@ -65,10 +65,10 @@ class PredictionFolder:
             self.place = path / VOC_PLACE / f"{COMPETITIONS[layout]}_{split}_cls"
         self._owners: dict[Path, str] = {}  # of the files written so far
         items = getattr(dataset, "items", ())
-        files = {f.absolute() for item in items for f in (*item.images, *item.labels)}
-        self._taken = {file.parent.resolve() for file in files}  # the folders of the data
-        root = Path(os.path.commonpath(self._taken)) if files else None
-        if path.resolve() == root:
+        folders = {f.absolute().parent for item in items for f in (*item.images, *item.labels)}
+        self._taken = {folder.resolve() for folder in folders}  # where the data lie
+        self._root = path.resolve()
+        if folders and self._root == Path(os.path.commonpath(self._taken)):
             raise FolderError(
                 f"{path}: here lies {dataset.name}: choose another folder for the predictions"
             )
@@ -95,7 +95,7 @@ class PredictionFolder:
         place = self.place / head if len(self.heads) > 1 else self.place
         file = place.joinpath(*_parts(name)[:-1], f"{_parts(name)[-1]}.png")
         real = file.parent.resolve() / file.name  # a folder in it may be a link to elsewhere
-        if not real.is_relative_to(self.path.resolve()):
+        if not real.is_relative_to(self._root):
             raise FolderError(f"{file}: leads to {real}, which is not in {self.path}")
         if real.parent in self._taken:
             raise FolderError(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .data import Dataset, check_alike, heads_of, open_dataset, splits_of
+from .data import Dataset, check_alike, heads_of, label_by_head, open_dataset, splits_of
 from .data.fingerprint import fingerprint, is_blank
 from .data.sources import parse
 from .recipes import Recipe
@@ -61,9 +61,8 @@ def read_all(dataset: Dataset, tell: Callable[[int], None]) -> Seen:
         image, label, name = dataset[index]
         height, width = label.shape[:2]
         seen.sizes.add((height, width))
-        each = label.reshape(-1, len(heads))  # (H, W) or (H, W, heads) -> (H*W, heads)
-        for number, counts in enumerate(seen.pixels.values()):
-            counts += np.bincount(each[:, number], minlength=256)
+        for head, part in label_by_head(label, heads).items():
+            seen.pixels[head] += np.bincount(part.ravel(), minlength=256)
         if not is_blank(image):
             seen.names.setdefault(fingerprint(image), name)
         tell(index + 1)
@@ -176,29 +175,44 @@ def open_both(
     >>> [dataset.name for dataset in open_both("shapes")]
     ['shapes train', 'shapes val']
     """
-    for spec, option, split in (
-        (data, "--train-split", train_split),
-        (val, "--val-split", val_split),
-    ):
-        named = parse(spec).split if spec else None
-        if named and split:
-            raise TrainingError(
-                f"{option} {split}: {spec} names its split already, {named}: leave out one of them"
-            )
-    train_set = open_dataset(data, train_split or _usual(data, "train", "trainval"))
     if val is None:
         kind, _, options = data.partition("?")
         others = [part for part in options.split("&") if not part.startswith("split=")]
         val = f"{kind}?{'&'.join(others)}"
-    return train_set, open_dataset(val, val_split or _usual(val, "val", "test"))
+    learnt = split_of(data, train_split, "--train-split", ("train", "trainval"))
+    held_out = split_of(val, val_split, "--val-split", ("val", "test"))
+    return open_dataset(data, learnt), open_dataset(val, held_out)
 
 
-def _usual(spec: str, first: str, second: str) -> str:
-    """Return the first of two splits, or the second, if only that is there."""
-    if parse(spec).split:
-        return first  # the one that is named goes first in any case
-    there = splits_of(spec)
-    return second if second in there and first not in there else first
+def split_of(spec: str, given: str | None, option: str, usual: tuple[str, str]) -> str:
+    """Return the split that is meant: the one named or given, else the first usual one there is.
+
+    Parameters
+    ----------
+    spec
+        The data set, which may name its split.
+    given, option
+        The value of an option, or None, and what the option is called.
+    usual
+        Two splits: the second is taken only where it is there and the first is not.
+
+    Raises
+    ------
+    TrainingError
+        If the split is named twice.
+
+    Examples
+    --------
+    >>> split_of("shapes", None, "--split", ("val", "test"))
+    'val'
+    """
+    named, (first, second) = parse(spec).split, usual
+    if named and given:
+        raise TrainingError(
+            f"{option} {given}: {spec} names its split already, {named}: leave out one of them"
+        )
+    there = [] if named or given else splits_of(spec)
+    return named or given or (second if second in there and first not in there else first)
 
 
 def check_folder(out: Path) -> dict[str, Any]:

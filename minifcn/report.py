@@ -85,9 +85,7 @@ def write_report(path: str | Path, report: Report) -> None:
     DataError
         If the file cannot be written.
     """
-    page = PAGE.substitute(
-        style=STYLE,
-        title=escape(report.title),
+    body = BODY.substitute(
         summary=escape(report.summary),
         examples=_examples(report),
         metrics=_metric_table(report.rows),
@@ -97,7 +95,16 @@ def write_report(path: str | Path, report: Report) -> None:
             f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>\n" for n, v in report.facts.items()
         ),
     )
-    replace_file(path, page.encode())
+    replace_file(path, page(report.title, body).encode())
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """Return a whole page: a heading, and HTML below it, in this package's looks and further ones.
+
+    >>> page("a < b", "<p>Text.</p>").count("a &lt; b")
+    2
+    """
+    return PAGE.substitute(title=escape(title), body=body, style=STYLE + style)
 
 
 def percent(value: float) -> str:
@@ -147,16 +154,21 @@ def _examples(report: Report) -> str:
     """Return the legend, and a row of pictures for each example."""
     if not report.examples:
         return ""
-    rows = []
-    for example in report.examples:
-        figures = "".join(
-            figure(data_uri(picture), picture.size, f"{example.name}: {title}", title)
-            for title, picture in example.pictures.items()
-        )
-        heading = escape(f"{example.caption} ({example.name})")
-        rows.append(f'<h3>{heading}</h3>\n<div class="row">{figures}</div>\n')
+    rows = [
+        picture_row(f"{example.caption} ({example.name})", example.name, example.pictures)
+        for example in report.examples
+    ]
     legend = legend_list(report.classes, report.palette)
     return f"<h2>Pictures</h2>\n{legend}\n{''.join(rows)}"
+
+
+def picture_row(heading: str, name: str, pictures: Mapping[str, Image.Image]) -> str:
+    """Return pictures of an image side by side, with their titles, below a heading."""
+    figures = "".join(
+        figure(data_uri(picture), picture.size, f"{name}: {title}", title)
+        for title, picture in pictures.items()
+    )
+    return f'<h3>{escape(heading)}</h3>\n<div class="row">{figures}</div>\n'
 
 
 def legend_list(classes: Sequence[str], palette: np.ndarray) -> str:
@@ -323,7 +335,11 @@ $style</style>
 </head>
 <body>
 <h1>$title</h1>
-<p>$summary</p>
+$body</body>
+</html>
+""")
+
+BODY = Template("""<p>$summary</p>
 $examples
 <h2>Results on held-out images</h2>
 <div class="wide">$metrics</div>
@@ -338,6 +354,4 @@ mean IU averages over the classes, f.w. IU weights each with its share of the pi
 <h2>How this was made</h2>
 <dl>
 $facts</dl>
-</body>
-</html>
 """)

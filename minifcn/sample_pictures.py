@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from .data import Dataset, Sample, heads_of, streams_of
+from .data import Dataset, Sample, heads_of, label_by_head, streams_of
 from .viz import PAPER, colour_label, legend, overlay, panel
 
 
@@ -52,6 +52,12 @@ def _stretched(values: np.ndarray) -> np.ndarray:
     return np.rint(255 * ((values - low) / ((high - low) or 1))).astype(np.uint8)
 
 
+def first_picture(image: np.ndarray, streams: Mapping[str, int]) -> Image.Image:
+    """Return the picture of the first stream: what predictions are shown on."""
+    name, channels = next(iter(streams.items()))
+    return next(iter(stream_pictures(image[:, :, :channels], {name: channels}).values()))
+
+
 def sample_pictures(sample: Sample, dataset: Dataset) -> dict[str, Image.Image]:
     """Return the pictures of a sample by title: image, labels in colours, and the one on the other.
 
@@ -61,10 +67,10 @@ def sample_pictures(sample: Sample, dataset: Dataset) -> dict[str, Image.Image]:
     """
     pictures = stream_pictures(sample.image, streams_of(dataset))
     ground = next(iter(pictures.values()))
-    for k, (name, head) in enumerate(heads_of(dataset).items()):
-        label = sample.label if sample.label.ndim == 2 else sample.label[:, :, k]
-        pictures[f"{name} label".strip()] = colour_label(label, head.palette)
-        pictures[f"{name} overlay".strip()] = overlay(ground, label, head.palette)
+    heads = heads_of(dataset)
+    for name, label in label_by_head(sample.label, heads).items():
+        pictures[f"{name} label".strip()] = colour_label(label, heads[name].palette)
+        pictures[f"{name} overlay".strip()] = overlay(ground, label, heads[name].palette)
     return pictures
 
 
@@ -80,9 +86,10 @@ def sample_sheet(samples: Sequence[Sample], dataset: Dataset) -> Image.Image:
     titles = list(rows[0])
     space = len(titles) * width
     keys = []
-    for k, head in enumerate(heads_of(dataset).values()):
-        parts = [s.label if s.label.ndim == 2 else s.label[:, :, k] for s in samples]
-        seen = np.concatenate([part.ravel() for part in parts])
+    heads = heads_of(dataset)
+    labels = [label_by_head(sample.label, heads) for sample in samples]
+    for name, head in heads.items():
+        seen = np.concatenate([label[name].ravel() for label in labels])
         keys.append(legend(*head, seen, max_width=space))
     return panel(
         [list(row.values()) for row in rows],

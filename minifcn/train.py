@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import models, weights
-from .backend import Array, is_numpy, on_device, to_numpy, xp_of
+from .backend import Array, on_device, to_numpy, xp_of
 from .data import UNIT, Dataset, Loader, Preprocessing, check_alike, heads_of, streams_of
 from .data.images import replace_file
 from .evaluation import evaluate, one_class_warning
@@ -48,8 +48,8 @@ def check_weights(model: Module, step: int, lr: float) -> None:
 
 def _are_finite(arrays: Sequence[Array]) -> list[bool]:
     """Tell of each array whether all its numbers are finite; a GPU is asked once for all."""
-    if not arrays or is_numpy(arrays[0]):
-        return [bool(np.isfinite(array).all()) for array in arrays]
+    if not arrays:
+        return []
     xp = xp_of(arrays[0])
     with on_device(arrays[0]):
         return to_numpy(xp.stack([xp.isfinite(array).all() for array in arrays])).tolist()

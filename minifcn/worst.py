@@ -5,22 +5,21 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from .data import Dataset, heads_of, save_image, streams_of
+from .data import Dataset, heads_of, label_by_head, save_image, streams_of
 from .data.images import replace_file
-from .evaluation import EvaluationError, Scored, truth_by_head
-from .report import STYLE, data_uri, figure, legend_list, percent
+from .evaluation import EvaluationError, Scored
+from .report import legend_list, page, percent, picture_row
 from .sample_pictures import stacked, stream_pictures
 from .viz import colour_label, legend, overlay, panel
 
 ERRORS = np.array([(255, 255, 255), (200, 16, 46)], np.uint8)  # right, wrong
+LOOKS = ".row { grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }"
 SIDE, WIDTH = 320, 200  # of a picture: the longer side on a page at most, the width in a PNG
 
 
@@ -98,7 +97,7 @@ def pictures(dataset: Dataset, one: Scored) -> dict[str, Image.Image]:
     """Return small pictures by title: the image; truth, prediction and errors for each head."""
     found = stream_pictures(one.sample.image, streams_of(dataset))
     ground = next(iter(found.values()))
-    for head, truth in truth_by_head(dataset, one.sample).items():
+    for head, truth in label_by_head(one.sample.label, heads_of(dataset)).items():
         said, palette = one.labels[head], heads_of(dataset)[head].palette
         wrong = np.where(truth == dataset.ignore_index, truth, truth != said).astype(np.uint8)
         kind = f" ({head})" if len(one.labels) > 1 else ""
@@ -147,33 +146,12 @@ def check_sheet(path: Path) -> None:
 
 
 def _page(cases: Sequence[Case], dataset: Dataset) -> str:
-    rows = []
-    for case in cases:
-        figures = "".join(
-            figure(data_uri(picture), picture.size, f"{case.name}: {title}", title)
-            for title, picture in case.pictures.items()
-        )
-        rows.append(f'<h3>{escape(case.told)}</h3>\n<div class="row">{figures}</div>\n')
+    rows = [picture_row(case.told, case.name, case.pictures) for case in cases]
     legends = "\n".join(
         legend_list(head.classes, head.palette) for head in heads_of(dataset).values()
     )
-    title = escape(f"The worst {len(cases)} images of {dataset.name}")
-    return PAGE.substitute(style=STYLE, title=title, legends=legends, rows="".join(rows))
-
-
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style.row { grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }</style>
-</head>
-<body>
-<h1>$title</h1>
-<p>The lowest mean IU first, each image's own. Errors are red; what does not count is pale.</p>
-$legends
-$rows</body>
-</html>
-""")
+    told = (
+        "The lowest mean IU first, each image's own. Errors are red; what does not count is pale."
+    )
+    body = f"<p>{told}</p>\n{legends}\n{''.join(rows)}"
+    return page(f"The worst {len(cases)} images of {dataset.name}", body, LOOKS)

@@ -8,7 +8,7 @@ import pytest
 
 from minifcn import data, evaluation, models, nn, tiling
 from minifcn.autograd import Tensor
-from minifcn.data import DataError, Head, Preprocessing, Sample
+from minifcn.data import DataError, Head, Preprocessing, Sample, heads_of, label_by_head
 from minifcn.data.fingerprint import fingerprint
 from minifcn.evaluation import (
     Bands,
@@ -21,7 +21,6 @@ from minifcn.evaluation import (
     pair_heads,
     results,
     score_images,
-    truth_by_head,
 )
 from minifcn.metrics import ConfusionMatrix, boundary_band
 from minifcn.pretrain import TileDataset
@@ -263,7 +262,7 @@ def test_bands_count_the_pixels_at_boundaries_alone(rng):
     expected = {head: {w: ConfusionMatrix(k) for w in (1, 4)} for head, k in KINDS.items()}
     for one in score_images(net, dataset):
         bands.add(one)
-        for head, truth in truth_by_head(dataset, one.sample).items():
+        for head, truth in label_by_head(one.sample.label, heads_of(dataset)).items():
             for width, matrix in expected[head].items():
                 near = boundary_band(truth, width)
                 matrix.update(truth[near], one.labels[head][near])

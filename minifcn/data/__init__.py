@@ -15,6 +15,7 @@ from minifcn.data.dataset import (
     check_label,
     count_pixels,
     heads_of,
+    label_by_head,
     streams_of,
 )
 from minifcn.data.files import Files, Item
@@ -103,6 +104,7 @@ __all__ = [
     "folder",
     "heads_of",
     "hflip",
+    "label_by_head",
     "landcover",
     "nyud",
     "open_dataset",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -82,6 +82,18 @@ def heads_of(dataset: Dataset) -> dict[str, Head]:
     """
     heads: Mapping[str, Head] | None = getattr(dataset, "heads", None)
     return dict(heads) if heads else {"": Head(dataset.classes, dataset.palette)}
+
+
+def label_by_head(label: np.ndarray, heads: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return a sample's label, (H, W) or (H, W, kinds), as one (H, W) for each kind of labels.
+
+    >>> label_by_head(np.zeros((4, 6, 2), np.uint8), ["sem", "geo"])["geo"].shape
+    (4, 6)
+    """
+    names = list(heads)
+    if len(names) == 1:
+        return {names[0]: label}
+    return {name: label[:, :, number] for number, name in enumerate(names)}
 
 
 def streams_of(dataset: Dataset) -> dict[str, int]:

@@ -19,6 +19,7 @@ from minifcn.data.dataset import (
     Sample,
     check_label,
     heads_of,
+    label_by_head,
     streams_of,
 )
 from minifcn.data.files import Files
@@ -119,9 +120,9 @@ def check_sample(sample: Sample, heads: Mapping[str, Head], streams: Mapping[str
             f"{name}: image value {image[row, column, channel]} at row {row}, column {column}, "
             f"channel {channel}: every value must be a finite number"
         )
-    for k, (kind, head) in enumerate(heads.items()):
-        part = label if len(heads) == 1 else label[:, :, k]
-        check_label(part, len(head.classes), f"{name} ({kind} labels)" if kind else name)
+    for kind, part in label_by_head(label, heads).items():
+        count = len(heads[kind].classes)
+        check_label(part, count, f"{name} ({kind} labels)" if kind else name)
 
 
 def _formats(dataset: Dataset, index: int) -> tuple[str, ...]:

@@ -117,12 +117,6 @@ def right():
     return on_cpu.RawModule(code=RIGHT, options=("-std=c++17", "-DWORD=42")).get_function
 
 
-@pytest.fixture(params=on_cpu.ORDERS)
-def every_order(request):
-    with on_cpu.order(request.param):
-        yield request.param
-
-
 def nothing(*shape):
     return np.full(shape, np.nan, f32)
 

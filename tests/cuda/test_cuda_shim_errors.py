@@ -135,12 +135,6 @@ def wrong():
     return on_cpu.RawModule(code=WRONG, options=("-DSHIM_SECONDS=1",)).get_function
 
 
-@pytest.fixture(params=on_cpu.ORDERS)
-def every_order(request):
-    with on_cpu.order(request.param):
-        yield request.param
-
-
 def nothing(*shape):
     return np.full(shape, np.nan, f32)
 
