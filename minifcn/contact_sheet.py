@@ -62,8 +62,9 @@ def write_contact_sheet(
             sample = tally.dataset[number]
             check_sample(sample, tally.heads, tally.streams)
         except (Error, OSError):
-            continue  # the check has listed it already
-        cards.append(_card(sample, tally, classes))
+            pass  # the check has listed it already
+        else:
+            cards.append(_card(sample, tally, classes))
         if progress is not None:
             progress(done, len(chosen))
     if not cards:

@@ -13,7 +13,7 @@ from minifcn.data.folder import find_images, read_names
 from minifcn.data.label_codes import LabelCode
 from minifcn.data.splits import check_disjoint
 
-PUBLISHED = {"train": 367, "val": 101, "test": 233, "all": 701}
+CAMVID_PUBLISHED = {"train": 367, "val": 101, "test": 233, "all": 701}
 SPLITS = ("train", "val", "test")
 
 CAMVID_CLASSES = {

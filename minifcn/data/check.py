@@ -238,6 +238,7 @@ def _look_at_all(
     """Yield what was noted of each sample, in order, whoever reads it."""
     look = _Look(datasets, [(job.split, job.number) for job in jobs])
     numbers = range(-(-len(jobs) // SHARE))
+    workers = min(workers, len(numbers))
     shares = by_processes(look, numbers, workers, prefetch=2) if workers else map(look, numbers)
     return itertools.chain.from_iterable(shares)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from minifcn.data.dataset import IGNORE, DataError, Head
-from minifcn.data.files import Files, Item
+from minifcn.data.files import Files, Item, wrong_layout
 from minifcn.data.label_codes import LabelCode
 
-PUBLISHED = {"train": 2975, "val": 500}
+CITYSCAPES_PUBLISHED = {"train": 2975, "val": 500}
 
 CITYSCAPES_CLASSES = {
     "road": (7, (128, 64, 128)),
@@ -105,6 +105,5 @@ def cityscapes_splits(path: str | Path, **options: str) -> list[str]:
     path = Path(path)
     missing = [part for part in ("leftImg8bit", "gtFine") if not (path / part).is_dir()]
     if missing:
-        found = f"has no {' and no '.join(missing)}" if path.is_dir() else "is not a folder"
-        raise DataError(f"{path} {found}; Cityscapes looks like this:" + LAYOUT.format(path=path))
+        raise wrong_layout(path, missing, "Cityscapes looks like this", LAYOUT)
     return [name for name in ("train", "val") if (path / "leftImg8bit" / name).is_dir()]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from minifcn.data.dataset import DataError, Head
-from minifcn.data.files import Files, Item
+from minifcn.data.files import Files, Item, wrong_layout
 from minifcn.data.images import voc_palette
 from minifcn.data.mat import read_mat_map
 from minifcn.data.preprocessing import CAFFE
@@ -197,10 +197,7 @@ def _find(path: Path, voc: str | Path | None) -> Path:
     """Return the folder of VOC2010, once both folders are there."""
     missing = [part for part in ("labels.txt", "trainval") if not (path / part).exists()]
     if missing:
-        found = f"has no {' and no '.join(missing)}" if path.is_dir() else "is not a folder"
-        raise DataError(
-            f"{path} {found}; PASCAL-Context looks like this:" + LAYOUT.format(path=path)
-        )
+        raise wrong_layout(path, missing, "PASCAL-Context looks like this", LAYOUT)
     if voc is None:
         raise DataError(
             f"{path}: PASCAL-Context has labels only: add ?voc=PATH of the images, "

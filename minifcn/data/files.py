@@ -168,5 +168,14 @@ def check_folders(path: Path, folders: Sequence[str], layout: str) -> None:
     """
     missing = [folder for folder in folders if not (path / folder).is_dir()]
     if missing:
-        found = f"has no {' and no '.join(missing)}" if path.is_dir() else "is not a folder"
-        raise DataError(f"{path} {found}; expected is:{layout.format(path=path)}")
+        raise wrong_layout(path, missing, "expected is", layout)
+
+
+def wrong_layout(path: Path, missing: Sequence[str], rule: str, layout: str) -> DataError:
+    """Return the error for a folder that lacks something, with the tree that it must have.
+
+    >>> print(wrong_layout(Path("data"), ["labels"], "expected is", " {path}/labels"))
+    data is not a folder; expected is: data/labels
+    """
+    found = f"has no {' and no '.join(missing)}" if path.is_dir() else "is not a folder"
+    return DataError(f"{path} {found}; {rule}:{layout.format(path=path)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minifcn.data.colours import ClassTable, read_classes
 from minifcn.data.dataset import DataError
-from minifcn.data.files import Files, Item
+from minifcn.data.files import Files, Item, wrong_layout
 from minifcn.data.label_codes import LABEL_OPTIONS, check_mask, label_code
 from minifcn.data.splits import check_disjoint, read_split
 
@@ -138,7 +138,8 @@ def choose(path: Path, split: str, images: Collection[str]) -> list[str]:
         return lists[split]
     other = {"train": "val", "val": "train"}.get(split)
     if other in lists:
-        return [name for name in images if name not in set(lists[other])]
+        held = set(lists[other])
+        return [name for name in images if name not in held]
     if split == "train":
         return list(images)
     if split == "val":
@@ -196,10 +197,7 @@ def _check_parts(path: Path, images: str, labels: str) -> None:
     if not any((path / name).exists() for name in CLASS_FILES):
         missing.insert(0, CLASS_FILES[0])
     if missing:
-        found = "is not a folder" if not path.is_dir() else f"has no {' and no '.join(missing)}"
-        raise DataError(
-            f"{path} {found}; a data set folder looks like this:" + LAYOUT.format(path=path)
-        )
+        raise wrong_layout(path, missing, "a data set folder looks like this", LAYOUT)
 
 
 def _check_labels(items: list[Item], suffix: str) -> None:

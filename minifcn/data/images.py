@@ -275,7 +275,7 @@ def _open(path: str | Path) -> Image.Image:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
-def _load(picture: Image.Image, path: str | Path) -> Image.Image:
+def _load(picture: Image.Image, path: str | Path) -> None:
     """Decode the pixels, or say that the file is damaged."""
     try:
         picture.load()
@@ -285,7 +285,6 @@ def _load(picture: Image.Image, path: str | Path) -> Image.Image:
         raise DataError(
             f"{path}: image has no pixels: width {picture.width}, height {picture.height}"
         )
-    return picture
 
 
 def _is_gray16(picture: Image.Image) -> bool:

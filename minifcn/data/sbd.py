@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from minifcn.data.dataset import DataError
-from minifcn.data.files import Files, Item
+from minifcn.data.files import Files, Item, wrong_layout
 from minifcn.data.images import read_label
 from minifcn.data.mat import check_map, read_mat
 from minifcn.data.preprocessing import CAFFE
@@ -64,8 +64,7 @@ def find_sbd(path: Path) -> Path:
     for root in (path, path / "dataset", path / "benchmark_RELEASE" / "dataset"):
         if (root / "img").is_dir() and (root / "cls").is_dir():
             return root
-    found = "has no img and cls" if path.is_dir() else "is not a folder"
-    raise DataError(f"{path} {found}; SBD looks like this:" + LAYOUT)
+    raise wrong_layout(path, ["img and cls"], "SBD looks like this", LAYOUT)
 
 
 def sbd_item(root: Path, name: str) -> Item:

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minifcn.data.camvid import PUBLISHED as CAMVID_SIZES
-from minifcn.data.camvid import camvid, camvid_splits
-from minifcn.data.cityscapes import PUBLISHED as CITYSCAPES_SIZES
-from minifcn.data.cityscapes import cityscapes, cityscapes_splits
+from minifcn.data.camvid import CAMVID_PUBLISHED, camvid, camvid_splits
+from minifcn.data.cityscapes import CITYSCAPES_PUBLISHED, cityscapes, cityscapes_splits
 from minifcn.data.context import CONTEXT_PUBLISHED, context, context_splits
 from minifcn.data.dataset import DataError, Dataset
 from minifcn.data.folder import FOLDER_OPTIONS, folder, folder_splits
@@ -106,14 +104,14 @@ SOURCES: dict[str, Source] = {
         camvid,
         camvid_splits,
         ("classes",),
-        published=CAMVID_SIZES,
+        published=CAMVID_PUBLISHED,
         about="CamVid: road scenes seen from a car, 11 or 31 classes",
     ),
     "cityscapes": Source(
         cityscapes,
         cityscapes_splits,
         ("labels",),
-        published=CITYSCAPES_SIZES,
+        published=CITYSCAPES_PUBLISHED,
         about="Cityscapes: street scenes, 19 classes",
     ),
     "nyud": Source(

@@ -79,14 +79,13 @@ def look_at(dataset: Dataset, index: int) -> Facts | Bad:
         formats = _formats(dataset, index)
     except (Error, OSError) as error:
         return Bad(name, str(error))
-    image, label, _ = sample
-    labels = label.reshape(*label.shape[:2], -1)
+    image, labels = sample.image, label_by_head(sample.label, heads_of(dataset))
     values = image.reshape(-1, image.shape[2]).astype(np.float64)
     return Facts(
         name,
         image.shape[:2],
         fingerprint(image),
-        np.stack([np.bincount(k.ravel(), minlength=256) for k in np.moveaxis(labels, 2, 0)]),
+        np.stack([np.bincount(label.ravel(), minlength=256) for label in labels.values()]),
         np.stack([values.sum(axis=0), (values * values).sum(axis=0)]),
         formats,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minifcn.data.dataset import DataError
-from minifcn.data.files import Files, Item
+from minifcn.data.files import Files, Item, wrong_layout
 from minifcn.data.preprocessing import CAFFE
 from minifcn.data.sbd import find_sbd, read_sbd_label, sbd_item
 from minifcn.data.splits import check_disjoint, check_train_val, read_ids, split_files
@@ -86,7 +86,7 @@ def voc(
             "scores predictions of them"
         )
     return Files(
-        f"{root.resolve().name} {split}",
+        f"{_year(root)} {split}",
         items,
         VOC_CLASSES,
         read_labels=read_sbd_label,
@@ -123,8 +123,8 @@ def find_voc(path: Path, lists: str = "Segmentation") -> Path:
             f"{path}: holds {', '.join(year.name for year in years)}: name one of them: {years[-1]}"
         )
     if not years:
-        found = f"has no ImageSets/{lists}" if path.is_dir() else "is not a folder"
-        raise DataError(f"{path} {found}; PASCAL VOC looks like this:" + LAYOUT.format(lists=lists))
+        layout = LAYOUT.format(lists=lists)
+        raise wrong_layout(path, [f"ImageSets/{lists}"], "PASCAL VOC looks like this", layout)
     return years[0]
 
 
