@@ -106,18 +106,18 @@ def outputs(net: Net) -> list[str]:
 
 def _late_fusion_steps(net: LateFusion) -> list[Step]:
     found: list[Step] = []
-    share, total = 1 / len(net.stream_names), ""
-    for name in net.stream_names:
-        part, scores = _coarse_steps(getattr(net, name), f"{name}.")
+    share, total = 1 / len(net.nets), ""
+    for name, one in zip(net.stream_names, net.nets, strict=True):
+        part, scores = _coarse_steps(one, f"{name}.")
         weighed = f"{scores['']} * {share:.2g}"
         found += [*part, Step(weighed, None, (Read(scores[""]),), factor=share)]
         if total:
             both = f"{total} + {weighed}"
             found.append(Step(both, None, (Read(total), Read(weighed))))
         total = found[-1].name
-    first = net.stream_names[0]
-    one = getattr(net, first)
-    return [*found, *_chain([(one.last, getattr(one, one.last))], total, f"{first}.")]
+    first = net.nets[0]
+    end = [(first.last, getattr(first, first.last))]
+    return [*found, *_chain(end, total, f"{net.stream_names[0]}.")]
 
 
 def _coarse_steps(net: FCN, prefix: str = "") -> tuple[list[Step], dict[str, str]]:
@@ -189,10 +189,11 @@ def shapes(net: Net, height: int, width: int, images: int = 1) -> dict[str, Shap
     (1, 96, 4, 7)
     """
     every = steps(net)
-    # The first layer tells; the streams of a late fusion share the image's channels.
-    nets = [getattr(net, name) for name in net.stream_names] if isinstance(net, LateFusion) else []
-    firsts = [steps(stream)[0].layer for stream in nets] or [every[0].layer]
-    channels = sum(layer.in_channels for layer in firsts if isinstance(layer, Conv2d))
+    if isinstance(net, FCN | LateFusion):
+        channels = sum(net.streams.values())  # one behind the other
+    else:
+        first = every[0].layer
+        channels = first.in_channels if isinstance(first, Conv2d) else 0
     found: dict[str, Shape] = {IMAGE: (images, channels, height, width)}
     for step in every:
         found[step.name] = _shape(step, found)

@@ -118,8 +118,7 @@ def layer_table(net: Net, height: int, width: int) -> list[Row]:
         )
         rows.append(row)
     if isinstance(net, FCN | LateFusion):
-        heads = net.heads if isinstance(net, FCN) else {"": net.num_classes}
-        for (head, classes), name in zip(heads.items(), outputs(net), strict=True):
+        for (head, classes), name in zip(net.heads.items(), outputs(net), strict=True):
             shape, field = (classes, height, width), fields[name]
             # A crop is a view: it takes no memory.
             rows.append(Row(f"score{head}", "crop", None, None, None, shape, 0, field, 0, 0))
@@ -137,7 +136,7 @@ def default_size(net: Net) -> Pair:
     (128, 128)
     """
     if isinstance(net, LateFusion):
-        return default_size(getattr(net, net.stream_names[0]))
+        return default_size(net.nets[0])
     if not isinstance(net, FCN):
         side = getattr(net, "image_size", 224)
         return side, side

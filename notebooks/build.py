@@ -25,6 +25,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from minifcn.files import replacing
+
 FOLDER = Path(__file__).parent
 TEXTS = FOLDER / "text"
 MOST_CELLS = 25
@@ -177,10 +179,9 @@ def build(name: str) -> None:
     except CellExecutionError as error:
         sys.exit(f"{name}: {error}")
     path = FOLDER / f"{name}.ipynb"
-    temporary = path.with_suffix(".tmp")
-    nbformat.write(notebook, temporary)
-    temporary.replace(path)
-    found = faults(name, nbformat.read(path, as_version=4))
+    with replacing(path) as temporary:
+        nbformat.write(notebook, temporary)
+    found = faults(name, notebook_of(name))
     print(f"{name}: {seconds:.0f} s" + "".join(f"\n  {fault}" for fault in found), flush=True)
 
 
@@ -197,7 +198,8 @@ def format_code(chosen: list[str]) -> None:
         text = _formatted(text, "text.md") + "\n"
         path = TEXTS / f"{name}.md"
         if text != path.read_text(encoding="utf-8"):
-            path.write_text(text, encoding="utf-8")
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
 
 def _formatted(text: str, called: str) -> str:

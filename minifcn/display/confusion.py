@@ -15,7 +15,7 @@ def confusion_html(confusion: ConfusionMatrix) -> str:
     8
     """
     pixels = int(confusion.matrix.sum())
-    counted = f"{plural(confusion.num_classes, 'class')}".replace("classs", "classes")
+    counted = plural(confusion.num_classes, "class")
     title = heading("ConfusionMatrix", counted, f"{plural(pixels, 'pixel')} counted")
     summary = confusion.summary()
     metrics = [(name, percent(summary[key])) for key, name in METRICS.items()]

@@ -165,4 +165,5 @@ def plural(count: int, one: str) -> str:
     >>> plural(1, "layer"), plural(1200, "layer")
     ('1 layer', '1,200 layers')
     """
-    return f"{count:,} {one}{'s' * (count != 1)}"
+    more = "es" if one.endswith("s") else "s"
+    return f"{count:,} {one}{more * (count != 1)}"

@@ -49,12 +49,8 @@ def number(value: float) -> str:
     >>> number(2.0), number(0.123456), number(123456), number(float("nan"))
     ('2', '0.1235', '123456', 'nan')
     """
-    return str(int(value)) if value == round_or_nan(value) else f"{value:.4g}"
-
-
-def round_or_nan(value: float) -> float:
-    """Return the whole number next to a value of at most seven digits, otherwise NaN."""
-    return round(value) if abs(value) < 1e7 else math.nan
+    whole = abs(value) < 1e7 and value == int(value)  # of at most seven digits; not NaN
+    return str(int(value)) if whole else f"{value:.4g}"
 
 
 def _range(tensor: Tensor) -> str:

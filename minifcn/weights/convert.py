@@ -24,7 +24,7 @@ from ..models.surgery import Line
 from . import recognise
 from .filling import Filling
 from .foreign import Foreign, open_foreign
-from .header import Header, WeightsError, is_own, opened, read_header, title
+from .header import Header, WeightsError, is_own, read_header, title
 from .keymaps import Named, named_tensors
 from .native import Loaded, load_own, places
 from .pieces import Progress, release
@@ -167,8 +167,10 @@ def convert(
         lines = _fold(path, filling.net, rule, lines)
         rule = CAFFE
     names, palette = _classes(filling.net, header, classes is not None)
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    checksum = header.source_sha256 if header else ""
+    if not checksum:
+        with path.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
     kind = FORMATS.get(foreign.format, "minifcn")
     return Converted(
         filling.net,
@@ -177,7 +179,7 @@ def convert(
         names,
         palette,
         header.origin if header else f"{path.name} ({kind}), converted by minifcn {__version__}",
-        (header and header.source_sha256) or checksum,
+        checksum,
         header.trained_on if header else frozenset(),
     )
 
@@ -237,8 +239,7 @@ def _refuse_classifier(path: str | Path, config: dict[str, Any]) -> None:
 
 def _own_tensors(path: Path, header: Header) -> Foreign:
     """Return the tensors of one of our files, as views of it."""
-    with opened(path):
-        file = MappedFile(path)
+    file = MappedFile(path)
     dtype = np.dtype(header.dtype).newbyteorder("<").str
     at = places(path)
     tensors = {n: file.array(dtype, shape, at[n], n) for n, shape in header.shapes.items()}

@@ -65,7 +65,8 @@ class Filling:
         parameters = dict(self.net.named_parameters())
         self._scale_scores()
         self._ungroup(parameters)
-        dropped = {n: self.sources.pop(n) for n in [*self.sources] if not self._has_use(n)}
+        used = parameters.keys() - self.new
+        dropped = {n: self.sources.pop(n) for n in [*self.sources] if n not in used}
         self.missing = [n for n in parameters if n not in self.sources and n not in self.new]
         wrong = []
         for name, source in self.sources.items():
@@ -81,15 +82,9 @@ class Filling:
             unexpected = [dropped[name].raw for name in dropped if not self._is_harmless(name)]
             wrong += [f"no use for {raw}" for raw in [*unexpected, *self.named.unknown]]
         self._raise_if_any(wrong, strict)
-        for raw, array in [*((s.raw, s.array) for s in dropped.values()), *self._unknown()]:
-            self.lines.append(Line(raw, "dropped", str(array.shape)))
+        left = [*((s.raw, s.array) for s in dropped.values()), *self.named.unknown.items()]
+        self.lines += [Line(raw, "dropped", str(array.shape)) for raw, array in left]
         return self.missing
-
-    def _unknown(self) -> list[tuple[str, np.ndarray]]:
-        return list(self.named.unknown.items())
-
-    def _has_use(self, name: str) -> bool:
-        return name not in self.new and any(name == n for n, _ in self.net.named_parameters())
 
     def _is_harmless(self, name: str) -> bool:
         """Tell whether an array is left out as a matter of course."""

@@ -29,7 +29,8 @@ and a weight is ``conv1_1/0`` in Caffe, ``conv1_1/W`` in Chainer, ``conv1_1.weig
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,16 +165,10 @@ def caffe_layer(raw: str) -> str:
     return f"{block}{'.' if is_block else '_'}{part}" if slash else block
 
 
-def _caffe(raw: str) -> str:
+def _blobs(parts: Mapping[str, str], raw: str) -> str:
+    """Return the name here of LAYER/BLOB, where ``parts`` tells which blob is what."""
     layer, _, blob = raw.rpartition("/")
-    part = {"0": "weight", "1": "bias"}.get(blob)
-    return f"{caffe_layer(layer)}.{part}" if layer and part else ""
-
-
-def _chainer(raw: str) -> str:
-    layer, _, kind = raw.rpartition("/")
-    part = {"W": "weight", "b": "bias"}.get(kind)
-    return f"{caffe_layer(layer)}.{part}" if layer and part else ""
+    return f"{caffe_layer(layer)}.{parts[blob]}" if layer and blob in parts else ""
 
 
 def _layers(raw: str) -> str:
@@ -222,16 +217,10 @@ BRANCHES = {
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-def _torchvision_vgg16(raw: str) -> str:
+def _listed(layers: Mapping[str, str], raw: str) -> str:
+    """Return the name here of a layer's part, where ``layers`` has the layers' names."""
     layer, _, part = raw.rpartition(".")
-    known = layer in TORCHVISION_VGG16 and part in ("weight", "bias")
-    return f"{TORCHVISION_VGG16[layer]}.{part}" if known else ""
-
-
-def _torchvision_alexnet(raw: str) -> str:
-    layer, _, part = raw.rpartition(".")
-    known = layer in TORCHVISION_ALEXNET and part in ("weight", "bias")
-    return f"{TORCHVISION_ALEXNET[layer]}.{part}" if known else ""
+    return f"{layers[layer]}.{part}" if layer in layers and part in ("weight", "bias") else ""
 
 
 def _torchvision_googlenet(raw: str) -> str:
@@ -249,11 +238,11 @@ def _torchvision_googlenet(raw: str) -> str:
 
 
 NAMINGS: dict[str, Callable[[str], str]] = {
-    "caffe": _caffe,
-    "chainer": _chainer,
+    "caffe": partial(_blobs, {"0": "weight", "1": "bias"}),
+    "chainer": partial(_blobs, {"W": "weight", "b": "bias"}),
     "layers": _layers,
-    "torchvision vgg16": _torchvision_vgg16,
-    "torchvision alexnet": _torchvision_alexnet,
+    "torchvision vgg16": partial(_listed, TORCHVISION_VGG16),
+    "torchvision alexnet": partial(_listed, TORCHVISION_ALEXNET),
     "torchvision googlenet": _torchvision_googlenet,
 }
 """Functions from a name in the file to one of ours; empty if there is none."""

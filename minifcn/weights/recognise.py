@@ -103,8 +103,7 @@ def target(
     """
     trunk = options.get("backbone") or _trunk(named, info, bool(_heads(named)))
     if model is None:
-        model, more = _model(path, named, trunk, classes)
-        options = more | options
+        model = _model(path, named, trunk)
     if model in ALIASES:
         model, more = ALIASES[model]
         options = more | options
@@ -150,9 +149,7 @@ def _trunk(named: Named, info: Mapping[str, str], is_fcn: bool) -> str | None:
     return None
 
 
-def _model(
-    path: Path, named: Named, trunk: str | None, classes: int | None
-) -> tuple[str, dict[str, Any]]:
+def _model(path: Path, named: Named, trunk: str | None) -> str:
     """Return the net that the names are of, if it is certain."""
     layers = named.layers()
     if _heads(named):
@@ -163,14 +160,14 @@ def _model(
                 f"{path}: an FCN-8s or an FCN-8s-at-once, which have the same names here: say "
                 "which (model fcn8s or fcn8s-atonce)"
             )
-        return f"fcn{stride}s", {}
+        return f"fcn{stride}s"
     if {"conv1", "conv5"} <= layers and trunk is None:
         raise WeightsError(
             f"{path}: an AlexNet or a CaffeNet, which have the same names and shapes, but not the "
             "same order of layers: say which (model alexnet or caffenet)"
         )
     if {"fc8", "loss3_classifier"} & layers and trunk in CLASSIFIERS:
-        return str(trunk), {}
+        return str(trunk)
     raise WeightsError(
         f"{path}: its names ({_some(named)}) do not tell a net that is known: say which (model), "
         "if it is one"
@@ -292,12 +289,6 @@ def preprocessing(path: Path, source: str, chosen: Target) -> Preprocessing:
             f"{path}: the source {source!r} is unknown: use one of {', '.join(SOURCES)}"
         )
     usual, others = SOURCES[source]
-    return others.get(chosen.model, usual) if chosen.is_classifier else _of_fcn(usual, chosen)
-
-
-def _of_fcn(usual: Preprocessing, chosen: Target) -> Preprocessing:
-    """Return the rule for an FCN: the FCNs of Caffe all have one mean, whatever their trunk's."""
-    is_torchvision = usual is data.TORCHVISION
-    if is_torchvision and chosen.trunk == "googlenet_torchvision":
-        return data.TORCHVISION_GOOGLENET
-    return usual
+    # The FCNs of Caffe all have one mean, whatever their trunk's.
+    by_trunk = chosen.is_classifier or source == "torchvision"
+    return others.get(chosen.trunk, usual) if by_trunk else usual

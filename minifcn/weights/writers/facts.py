@@ -57,8 +57,7 @@ def least_image(net: Module) -> Pair | None:
     >>> least_image(models.fcn32s(4, "small"))
     (2, 2)
     """
-    names = net.stream_names if isinstance(net, LateFusion) else ()
-    nets = [getattr(net, name) for name in names] or [net]
+    nets = net.nets if isinstance(net, LateFusion) else [net]
     sizes = [
         [least_size(one.trunk_layers(), one.alignment, one.stride, axis) for axis in (0, 1)]
         for one in nets

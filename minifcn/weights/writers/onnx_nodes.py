@@ -237,7 +237,7 @@ class _Translation:
 
     def add_scores(self, net: Net, size: Dims) -> dict[str, Dims]:
         """Add what makes the results of the last arrays; return their names and sizes."""
-        first = getattr(net, net.stream_names[0]) if isinstance(net, LateFusion) else net
+        first = net.nets[0] if isinstance(net, LateFusion) else net
         found: dict[str, Dims] = {}
         if not isinstance(first, FCN):
             (array,) = outputs(net)
@@ -319,10 +319,7 @@ TYPES: list[tuple[type[nn.Module], str, Settings]] = [
 
 def _check_size(net: Net, image: Shape) -> None:
     """Raise a ShapeError if a net cannot take images of a shape."""
-    if isinstance(net, FCN):
+    if isinstance(net, FCN | LateFusion):
         net.check_image(image)
-    elif isinstance(net, LateFusion):
-        for name in net.stream_names:
-            getattr(net, name).check_image(image)
     elif isinstance(net, Classifier):
         net.check(image)
