@@ -16,8 +16,6 @@ This file must not be called cuda.py: CuPy imports a package `cuda` of NVIDIA's,
 from __future__ import annotations
 
 import argparse
-import functools
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,13 +24,14 @@ from typing import Any
 import numpy as np
 
 import minifcn.functional as F
-from minifcn import bench, memory, models
+from minifcn import bench, memory
 from minifcn.autograd import PRIMITIVES, Primitive, Tensor, grad
 from minifcn.backend import Array, Error, is_array, require_cupy, to_device
 from minifcn.bench import floor, gpu, inputs, machine, ours, works
 from minifcn.bench.results import Report
 from minifcn.bench.runner import Settings
 from minifcn.bench.terminal import Terminal
+from minifcn.flow import planned
 from minifcn.gradcheck import relative_error
 from minifcn.kernels.precision import use_precision
 from minifcn.progress import new_table, print_table
@@ -126,11 +125,13 @@ def run(
     too_large = {row["work"] for row in rows if row["needs GB"] * 1e9 > room}
     if too_large:
         print(f"left out, for a GPU with more memory: {', '.join(sorted(too_large))}")
-    for name, rows in (
-        ("operations", [row for op in operations() for row in check_operation(op)]),
-        ("layers", [row for case in LAYERS for row in check_layer(case)]),
-        ("losses", [check_losses(precision) for precision in settings.precisions]),
-    ):
+    checks: dict[str, Iterator[dict[str, Any]]] = {  # each done when its turn comes
+        "operations": (row for op in operations() for row in check_operation(op)),
+        "layers": (row for case in LAYERS for row in check_layer(case)),
+        "losses": check_losses(settings.precisions),
+    }
+    for name, found in checks.items():
+        rows = list(found)
         notes.add(**{name: rows})
         judge(name, rows)
     cupy.get_default_memory_pool().free_all_blocks()  # the processes that measure need it
@@ -152,7 +153,7 @@ def plan(chosen: Sequence[works.Work]) -> list[dict[str, Any]]:
         for case in work.cases:
             if case.kind not in (works.TRAIN, works.INFER):
                 continue
-            net, batch = net_of(json.dumps(case.settings["net"])), case.settings["batch"]
+            net, batch = planned(**case.settings["net"]), case.settings["batch"]
             training = case.kind == works.TRAIN
             pieces = (floor.training_step if training else floor.convolutions)(net, batch)
             need = (memory.training if training else memory.inference)(net, *batch[2:], batch[0])
@@ -163,12 +164,6 @@ def plan(chosen: Sequence[works.Work]) -> list[dict[str, Any]]:
                 row[f"{name} ms"] = floor.least_ms(pieces, name, rate, H100_BANDWIDTH)
             rows.append(row)
     return rows
-
-
-@functools.cache
-def net_of(settings: str) -> models.FCN:
-    """Return a net; several works have the same one, which takes seconds to fill with numbers."""
-    return models.build(**json.loads(settings))
 
 
 # Is it right?
@@ -234,20 +229,21 @@ def compared(what: str, precision: str, result: Array, exact: Array) -> dict[str
     return {"what": what, "precision": precision, "error": error, "limit": LIMITS[precision]}
 
 
-def check_losses(precision: str) -> dict[str, Any]:
+def check_losses(precisions: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Compare the losses of some training steps with those of the CPU in float32."""
     on_cpu = losses({})
-    with use_precision(precision):
-        on_gpu = losses({"device": "cuda"})
-    errors = [abs(a - b) / abs(a) for a, b in zip(on_cpu, on_gpu, strict=True)]
-    return {
-        "what": f"loss, {STEPS} steps",
-        "precision": precision,
-        "error": max(errors),
-        "limit": LOSS_LIMITS[precision],
-        "losses": on_gpu,
-        "on the CPU": on_cpu,
-    }
+    for precision in precisions:
+        with use_precision(precision):
+            on_gpu = losses({"device": "cuda"})
+        errors = [abs(a - b) / abs(a) for a, b in zip(on_cpu, on_gpu, strict=True)]
+        yield {
+            "what": f"loss, {STEPS} steps",
+            "precision": precision,
+            "error": max(errors),
+            "limit": LOSS_LIMITS[precision],
+            "losses": on_gpu,
+            "on the CPU": on_cpu,
+        }
 
 
 def losses(how: dict[str, str]) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .backend import is_numpy, xp_of
+from .backend import is_numpy
 from .kernels.conv import few_pixels_fit, is_wide, winograd_fits
 from .models import FCN, Classifier, LateFusion, build, output_size
 from .nn import Branches, Conv2d, ConvTranspose2d, Flatten, Linear, Module, Sequential
@@ -239,7 +239,7 @@ def algorithm(layer: Conv2d, x: Shape, y: Shape) -> str:
     if not is_numpy(weight.data):
         return "cuda"
     # An array of this shape that has a single number: (N, C, H, W) -> (N, H, W, C)
-    like = xp_of(weight.data).broadcast_to(weight.data[:1, 0, 0, 0], (x[0], x[2], x[3], x[1]))
+    like = np.broadcast_to(weight.data[:1, 0, 0, 0], (x[0], x[2], x[3], x[1]))
     if winograd_fits(like, weight.shape, layer.stride, layer.dilation, groups):
         return "winograd2d" if is_wide(weight.shape) else "winograd"
     few = few_pixels_fit(y[0] * y[2] * y[3], weight.shape, groups)

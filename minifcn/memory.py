@@ -18,8 +18,7 @@ from typing import NamedTuple
 
 from .backend import Array, is_numpy, xp_of
 from .flow import IMAGE, Net, Read, Step, algorithm, outputs, shapes, steps
-from .kernels import im2col, winograd, winograd2d
-from .kernels.cuda import gemm
+from .kernels import cuda, im2col, winograd, winograd2d
 from .kernels.threads import ALONE, num_threads
 from .models import FCN, LateFusion
 from .nn import (
@@ -241,7 +240,7 @@ class Plan:
         if isinstance(layer, Branches):  # halves are put together first
             parts, half = [self.bytes(read.array) for read in step.reads], len(step.reads) // 2
             return sum(sum(some) for some in (parts[:half], parts[half:]) if len(some) > 1)
-        return self.bytes(step.name) * KEPT_INSIDE.get(type(layer), 0)
+        return self.bytes(step.name) * (type(layer) in KEPT_INSIDE)  # one array more, for a moment
 
     def backward_work(self, step: Step) -> int:
         """Return the same of a step's backward pass, beside the gradients of both."""
@@ -305,7 +304,7 @@ class Plan:
                 sums = threads * 6 * C * O * training * (pixels < every)
                 each["product"] = max(each["product"], sums)
             elif way == "cuda":
-                room = gemm.workspace() // self.itemsize if layer.kernel_size != (1, 1) else 0
+                room = cuda.gemm.workspace() // self.itemsize if layer.kernel_size != (1, 1) else 0
                 once = max(once, min(room, y[0] * y[2] * y[3] * patch))
             elif way == "few_pixels":
                 once = max(once, y[0] * y[2] * y[3] * patch)

@@ -42,13 +42,12 @@ def local_response_norm(
         raise ShapeError(f"local_response_norm: size={size} must be at least 1 channel")
     if cuda.on(array_of(x)):
         return normalised(x, size, alpha, beta, k)
-    energy = _energy(x, size)
-    return mul(x, pow(energy * (alpha / size) + k, -beta))
+    return mul(x, pow(_energy(x, size, alpha, k), -beta))
 
 
-def _energy(x: Any, size: int) -> Any:
-    """Return the sum of x² over the channels around each one."""
-    return channel_window_sum(mul(x, x), size // 2, (size - 1) // 2)
+def _energy(x: Any, size: int, alpha: float, k: float) -> Any:
+    """Return k + alpha / size · the sum of x² over the channels around each one."""
+    return channel_window_sum(mul(x, x), size // 2, (size - 1) // 2) * (alpha / size) + k
 
 
 @primitive
@@ -59,7 +58,7 @@ def normalised(x: Array, size: int, alpha: float, beta: float, k: float) -> Arra
     """
     if cuda.on(x):
         return cuda.lrn.normalise(x, size, alpha, beta, k)
-    return x * (_energy(x, size) * (alpha / size) + k) ** -beta
+    return x * _energy(x, size, alpha, k) ** -beta
 
 
 @normalised.gradient("x", saves=("x",))
@@ -69,11 +68,10 @@ def _(g: Any, s: Any) -> Any:
     # all c whose window it is in: the window turned round.
     if not isinstance(g, Tensor) and cuda.on(g):
         return cuda.lrn.gradient(g, s.x, s.size, s.alpha, s.beta, s.k)
-    ratio = s.alpha / s.size
-    scale = _energy(s.x, s.size) * ratio + s.k
+    scale = _energy(s.x, s.size, s.alpha, s.k)
     own = mul(g, pow(scale, -s.beta))
     others = channel_window_sum(div(mul(own, s.x), scale), (s.size - 1) // 2, s.size // 2)
-    return own - 2 * ratio * s.beta * mul(s.x, others)
+    return own - 2 * (s.alpha / s.size) * s.beta * mul(s.x, others)
 
 
 @primitive(linear=("x",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...backend import Array, xp_of
-from ..elementwise import empty_like
+from .elementwise import in_order
 from .launch import blocks_for, run
 
 MOST_THREADS = 1 << 16  # each has to jump to its first number, which takes as long as 30 numbers
@@ -41,11 +41,7 @@ def dropout_mask(rng: np.random.Generator, p: float, like: Array) -> Array:
     run("dropout.dropout_mask", blocks, drawn, *words, p, scale, start, count, threads)
     if count > start:
         skip(rng, count - start)
-    if drawn.strides == like.strides:
-        return drawn
-    mask = empty_like(like)  # in the other's memory order
-    mask[...] = drawn
-    return mask
+    return drawn if drawn.strides == like.strides else in_order(drawn, like)
 
 
 def skip(rng: np.random.Generator, count: int) -> None:

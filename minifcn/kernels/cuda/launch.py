@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, Error, device_of, is_array, is_numpy, xp_of
+from ...backend import Array, Error, debugging, device_of, is_array, is_numpy, xp_of
 
 FOLDER = Path(__file__).parent
 THREADS = 256  # of a block, where a kernel says nothing else
@@ -113,7 +112,7 @@ def run(
         xp = xp_of(first)
         function = _function(xp, first.device.id, kernel, tuple(_options(constants)), shared)
         function(grid, (threads,), checked, shared_mem=shared)
-        if os.environ.get("MINIFCN_DEBUG", "0") not in ("", "0"):
+        if debugging():
             _wait(kernel, xp)
 
 
