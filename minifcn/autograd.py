@@ -33,8 +33,8 @@ class GraphError(Error, RuntimeError):
     """A gradient that cannot be had: never recorded, already used up, or edited since."""
 
 
-class _Mode(threading.local):
-    recording, debug = True, backend.debugging()  # each thread has its own
+class _Mode(threading.local):  # each thread has its own
+    recording, debug, listener = True, backend.debugging(), staticmethod(lambda edge, g: None)
 
 
 _mode = _Mode()
@@ -42,8 +42,8 @@ _clock = itertools.count()
 
 
 @contextmanager
-def set_mode(**flags: bool) -> Iterator[None]:
-    """Set ``recording`` or ``debug`` for a while, in this thread."""
+def set_mode(**flags: Any) -> Iterator[None]:
+    """Set ``recording``, ``debug`` or ``listener(edge, gradient)`` for a while, in this thread."""
     before = {name: getattr(_mode, name) for name in flags}
     _mode.__dict__.update(flags)
     try:
@@ -278,13 +278,13 @@ def _propagate(
             g = gradients[node] if node in wanted else gradients.pop(node)
             for edge, gradient in node.gradients(g, create_graph):
                 if edge in gradients:
-                    gradients[edge] = PRIMITIVES["add"](gradients[edge], gradient)  # a new array
-                    continue
-                if isinstance(edge, Node):
+                    gradient = PRIMITIVES["add"](gradients[edge], gradient)  # a new array
+                elif isinstance(edge, Node):
                     heapq.heappush(heap, (-edge.number, edge))
                 elif not create_graph and backend.may_share_memory(gradient, g):
                     gradient = gradient.copy(order="K")  # a leaf owns its gradient
                 gradients[edge] = gradient
+                _mode.listener(edge, gradient)  # once for each operation that the edge goes into
             if not (retain_graph or create_graph):
                 node.release()
     return gradients

@@ -21,6 +21,9 @@ import numpy as np
 
 Array: TypeAlias = Any  # a numpy.ndarray or a cupy.ndarray
 _ON_CPU = nullcontext()
+_NUMPY = np.ndarray, np.generic
+# What most arguments are that are no arrays: this is asked some thousand times in a training step.
+_PLAIN = frozenset({type(None), bool, int, float, str, tuple})
 
 
 class Error(Exception):
@@ -55,13 +58,15 @@ def xp_of(array: Array) -> ModuleType:
     >>> xp_of(np.zeros(3)).__name__
     'numpy'
     """
-    return np if isinstance(array, np.ndarray | np.generic) else sys.modules["cupy"]
+    return np if isinstance(array, _NUMPY) else sys.modules["cupy"]
 
 
 def is_array(value: object) -> bool:
     """Tell whether a value is a NumPy or CuPy array (a Python number or list is not)."""
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, _NUMPY):
         return True
+    if type(value) in _PLAIN:
+        return False
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(value, cupy.ndarray)
 
@@ -72,7 +77,21 @@ def device_of(array: Array) -> str:
     >>> device_of(np.zeros(3))
     'cpu'
     """
-    return "cpu" if isinstance(array, np.ndarray | np.generic) else f"cuda:{array.device.id}"
+    return _name_of(gpu_of(array))
+
+
+@functools.cache
+def _name_of(gpu: int) -> str:
+    return "cpu" if gpu < 0 else f"cuda:{gpu}"
+
+
+def gpu_of(array: Array) -> int:
+    """Return the number of the GPU that an array lies on, or -1 if it is on the CPU.
+
+    >>> gpu_of(np.zeros(3))
+    -1
+    """
+    return -1 if isinstance(array, _NUMPY) else array.data.device_id
 
 
 def to_device(array: Array, device: str) -> Array:
@@ -130,9 +149,19 @@ def on_device(array: Array) -> AbstractContextManager[Any]:
     return _ON_CPU if is_numpy(array) else array.device
 
 
+def other_device(array: Array) -> Any:
+    """Return the GPU that an array lies on, if it is not the thread's current one; else None.
+
+    To make a GPU the current one takes longer than to ask which one is.
+    """
+    number = gpu_of(array)
+    here = number < 0 or number == sys.modules["cupy"].cuda.get_device_id()
+    return None if here else array.device
+
+
 def is_numpy(array: Array) -> bool:
     """Tell whether an array (or NumPy scalar) belongs to NumPy."""
-    return isinstance(array, np.ndarray | np.generic)
+    return isinstance(array, _NUMPY)
 
 
 def choose_device(name: str) -> tuple[str, str]:
@@ -216,8 +245,13 @@ def digest(value: Any) -> int:
 
 
 def may_share_memory(a: Array, b: Array) -> bool:
-    """Tell whether two arrays of one device may overlap in memory."""
-    return bool(xp_of(a).may_share_memory(a, b))
+    """Tell whether two arrays may overlap in memory; those on different devices never do.
+
+    >>> x = np.zeros(4)
+    >>> may_share_memory(x, x[1:]), may_share_memory(x[:2], x[2:])
+    (True, False)
+    """
+    return gpu_of(a) == gpu_of(b) and bool(xp_of(a).may_share_memory(a, b))
 
 
 def debugging() -> bool:
@@ -243,7 +277,7 @@ def check_one_kind(operation: str, arrays: dict[str, Array], debug: bool = False
         costs more than most operations, and a stray float64 array doubles the work of a net.
     """
     types = {array.dtype for array in arrays.values() if array.dtype.kind == "f"}
-    if len(types) < 2 and all(is_numpy(array) for array in arrays.values()):
+    if len(types) < 2 and len({gpu_of(array) for array in arrays.values()}) < 2:
         return Operation(operation, arrays, debug)  # as nearly always: this is asked at each one
     devices: dict[str, str] = {}  # to the name of the first array there
     dtypes: dict[str, str] = {}
@@ -251,12 +285,11 @@ def check_one_kind(operation: str, arrays: dict[str, Array], debug: bool = False
         devices.setdefault(device_of(array), name)
         if array.dtype.kind == "f":
             dtypes.setdefault(str(array.dtype), name)
-    error: type[Error]
     for found, error in ((devices, DeviceError), (dtypes, DTypeError)):
         if len(found) > 1:
             kinds = " and ".join(f"{name} ({kind})" for kind, name in found.items())
             raise error(f"{operation} got {kinds}: convert one of them with .to(...)")
-    return Operation(operation, arrays, debug)
+    raise AssertionError("the arrays differ in neither")
 
 
 class Operation:
@@ -278,7 +311,7 @@ class Operation:
     def __init__(self, name: str, given: Mapping[str, Any], debug: bool = False) -> None:
         self.name, self.given, self.debug = name, given, debug
         first = next(iter(given.values()), None)  # this decides, as all are on one device
-        self.place: Any = None if first is None or is_numpy(first) else first.device
+        self.place: Any = None if first is None else other_device(first)
 
     def __enter__(self) -> Callable[[Array], Array]:
         if self.place is not None:
@@ -308,9 +341,11 @@ class Operation:
     def _complain(self, error: MemoryError) -> NoReturn:
         """Raise an error that says what needed how much memory, and how much there is."""
         arrays, free = self._arrays(), ""
-        if self.place is not None:
-            left, total = (size / 1e6 for size in self.place.mem_info)
-            free = f"; of cuda:{self.place.id}, {left:,.0f} MB of {total:,.0f} MB are free"
+        there = next(iter(arrays.values()), None)
+        place = self.place or (None if there is None or is_numpy(there) else there.device)
+        if place is not None:
+            left, total = (size / 1e6 for size in place.mem_info)
+            free = f"; of cuda:{place.id}, {left:,.0f} MB of {total:,.0f} MB are free"
         shapes = " and ".join(f"{name} {array.shape}" for name, array in arrays.items())
         asked = str(error).strip().rstrip(".") or "no more memory"
         told = OutOfMemoryError(

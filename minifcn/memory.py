@@ -11,9 +11,6 @@ and this file repeats the larger parts of that: the results are right within som
 from __future__ import annotations
 
 import math
-import os
-import re
-from pathlib import Path
 from typing import NamedTuple
 
 from .backend import Array, is_numpy, xp_of
@@ -34,6 +31,7 @@ from .nn import (
     Parameter,
     ReLU,
 )
+from .process_memory import free_memory
 
 WEIGHTED = Conv2d, ConvTranspose2d, Linear  # the weight's gradient needs the layer's input
 READ_AGAIN = LocalResponseNorm, MaxPool2d  # layers whose own gradient needs it
@@ -41,12 +39,6 @@ INSIDE = "inside "  # what a layer keeps for its gradient beside its input and i
 KEPT_INSIDE = {Dropout: 1, LocalResponseNorm: 2}  # a mask; two powers of the energy: in outputs
 LEAST_CROP = 32  # pixels: one score of an FCN-32s
 LABEL_BYTES = 20  # per pixel, of the loss: the class as int64, the loss, its share, and a mask
-
-# Where Linux tells what is available, and what a container may have ("max": no limit), in bytes.
-LIMITS = {
-    Path("/proc/meminfo"): (r"MemAvailable: *(\d+) kB", 1024),
-    Path("/sys/fs/cgroup/memory.max"): (r"^(\d+)", 1),
-}
 
 
 class Memory(NamedTuple):
@@ -102,7 +94,7 @@ def training(net: Net, height: int, width: int, images: int = 1) -> Memory:
     >>> from minifcn import models
     >>> need = training(models.fcn8s(4, "small"), 96, 96, images=8)
     >>> need.largest, round(need.arrays / 1e6)
-    ('the loss', 16)
+    ('conv4_1, backward', 15)
     """
     plan = Plan(net, height, width, images, training=True)
     learned = sum(p.data.nbytes for p in net.parameters() if p.requires_grad)
@@ -147,7 +139,7 @@ def training(net: Net, height: int, width: int, images: int = 1) -> Memory:
 class Plan:
     """The steps of a net, as `nn.in_turn` computes them, and the shapes of the arrays they make.
 
-    A ReLU overwrites what it reads, or comes after the max-pooling behind it; dropout may do
+    A ReLU overwrites what it reads, or is done by the max-pooling behind it; dropout may do
     nothing. What makes no new array is no step here: the next one reads the old array.
     """
 
@@ -158,31 +150,22 @@ class Plan:
         self.overwritten: set[str] = set()  # the arrays that are a convolution's, then a ReLU's
         same: dict[str, str] = {}  # the name of an array to that of the one it lies in
         makers: dict[str, Module | None] = {}
-        late: Module | None = None  # a ReLU that waits for the pooling
         every = steps(net)
         for step, following in zip(every, [*every[1:], None], strict=True):
             name, layer = step.name, step.layer
             reads = tuple(Read(same.get(array, array), offset) for array, offset in step.reads)
+            # The pooling does the work of a ReLU before it.
             before_pooling = (
-                following is not None
+                isinstance(layer, ReLU)
+                and following is not None
                 and isinstance(following.layer, MaxPool2d)
                 and following.reads[0].array == name
             )
-            if isinstance(layer, ReLU) and before_pooling:
-                late = layer
-            elif late is not None:
-                first = f"{name} before ReLU"
-                self.shapes[first] = self.shapes[name]
-                # While the ReLU works, what the pooling has read is there still.
-                relu = Step(name, late, (Read(first),), held=reads[0].array)
-                self.steps += [Step(first, layer, reads), relu]
-                late = None
-                continue
             idle = isinstance(layer, Dropout) and not (training and layer.p)
             over = isinstance(layer, ReLU) and isinstance(makers.get(reads[0].array), Conv2d)
-            if idle or over or late:
+            if idle or over or before_pooling:
                 same[name] = reads[0].array
-                self.overwritten |= {same[name]} if over else set()
+                self.overwritten |= {same[name]} if over and not before_pooling else set()
             else:
                 held = same.get(step.held, step.held)
                 self.steps.append(step._replace(reads=reads, held=held))
@@ -389,8 +372,7 @@ def _parameters(step: Step) -> list[Parameter]:
 def available(like: Array) -> int | None:
     """Return how many bytes can be had where an array lies; None if the system does not tell.
 
-    On Linux this is what the kernel deems available, or a container's limit if that is less; on
-    other systems all memory that the computer has.
+    On the CPU see `minifcn.process_memory.free_memory`.
 
     >>> import numpy as np
     >>> available(np.zeros(1)) != 0
@@ -402,11 +384,4 @@ def available(like: Array) -> int | None:
             free = like.device.mem_info[0] + pool.free_bytes()
             limit = pool.get_limit()
             return min(free, limit - pool.used_bytes()) if limit else free
-    found = []
-    for file, (pattern, unit) in LIMITS.items():
-        number = re.search(pattern, file.read_text()) if file.is_file() else None
-        if number:
-            found.append(int(number[1]) * unit)
-    if not found and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
-        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    return min(found, default=None)
+    return free_memory()

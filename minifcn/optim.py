@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .autograd import Tensor
-from .backend import Array, Error, Operation, is_array, is_numpy, to_device, xp_of
+from .backend import Array, Error, Operation, gpu_of, is_array, is_numpy, to_device, xp_of
 from .kernels import cuda
 from .kernels.elementwise import flat, share_out
 from .kernels.threads import workspace
@@ -91,6 +91,7 @@ class SGD:
         self.nesterov, self.caffe = nesterov, caffe
         self.param_groups: list[Group] = [_checked_group(g, usual, nesterov) for g in groups]
         self.momenta: dict[Tensor, Array] = {}
+        self._on_gpus: dict[int, Any] = {}  # by the GPU's number: what computes there
         seen: set[Tensor] = set()
         for where, parameter in self._parameters():
             if parameter in seen:
@@ -123,15 +124,20 @@ class SGD:
         """Update every parameter that has a gradient and requires one, in place.
 
         On the CPU this goes chunk by chunk, on all threads, so that no second copy of a large
-        weight is ever made; on a GPU, array by array.
+        weight is ever made; on a GPU, all at once.
         """
         tasks: list[list[Piece]] = []  # of about CHUNK numbers each
+        there: dict[int, list[Any]] = {}  # by the GPU's number
         room = total = 0
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
             for parameter in group["params"]:
                 if parameter.grad is None or not parameter.requires_grad:
                     continue
-                h = self._momentum(parameter, group)
+                h, w = self._momentum(parameter, group), parameter.data
+                if cuda.on(w) and cuda.sgd.fits(w, h):
+                    part = cuda.sgd.Weights(w, parameter.grad.data, h, number)
+                    there.setdefault(gpu_of(w), []).append(part)
+                    continue
                 for arrays in _chunks(parameter.data, parameter.grad.data, h):
                     size = arrays[0].size
                     if not tasks or size > room:
@@ -148,12 +154,19 @@ class SGD:
 
         if tasks:
             share_out(len(tasks), work, tasks[0][0][1], 5 * total)
+        settings = [tuple(float(group[name]) for name in SETTINGS) for group in self.param_groups]
+        for gpu, weights in there.items():
+            descent = self._on_gpus.setdefault(gpu, cuda.sgd.Descent())
+            with Operation("SGD.step", {"w": weights[0].w}):
+                descent.step(weights, settings, self.nesterov, self.caffe)
 
     def _momentum(self, parameter: Tensor, group: Group) -> Array | None:
         """Return the parameter's momentum, on its device and of its type; None without momentum."""
         if not group["momentum"]:
             return None
         w, h = parameter.data, self.momenta.get(parameter)
+        if h is not None and h.dtype == w.dtype and gpu_of(h) == gpu_of(w):
+            return h
         with Operation("the momentum of SGD", {"w": w}):
             h = xp_of(w).zeros_like(w) if h is None else to_device(h, parameter.device)
         self.momenta[parameter] = h.astype(w.dtype, copy=False)
@@ -162,9 +175,6 @@ class SGD:
     def _update(self, group: Group, w: Array, grad: Array, h: Array | None) -> None:
         """Apply the class's formula to a block of weights, changing w and h."""
         lr, m, decay = (float(group[name]) for name in SETTINGS)
-        if cuda.on(w):
-            cuda.sgd.update(w, grad, h, lr, m, decay, self.nesterov, self.caffe)
-            return
         xp, room = xp_of(w), workspace("update", w.shape, w)
         g = grad
         if decay:
@@ -329,6 +339,8 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Any:
         return 0.0
     xp, on_cpu = xp_of(gradients[0]), is_numpy(gradients[0])
     with Operation("clip_grad_norm_", {"a gradient": gradients[0]}):
+        if cuda.on(gradients[0]) and all(cuda.sgd.fits(g) for g in gradients):
+            return cuda.sgd.clip(gradients, max_norm)
         squares = [(g * g).sum(dtype=np.float64) for g in gradients]
         norm = xp.sqrt(sum(squares) if on_cpu else xp.stack(squares).sum())
         # A GPU is not asked whether the norm is too large: it multiplies by 1 if not.

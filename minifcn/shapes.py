@@ -44,6 +44,8 @@ def pair(value: int | tuple[int, int] | list[int], name: str, least: int) -> Pai
     >>> pair(3, "stride", least=1)
     (3, 3)
     """
+    if type(value) is tuple and [type(v) for v in value] == [int, int] and min(value) >= least:
+        return value  # as nearly always: layers keep their settings as pairs
     both = tuple(value) if isinstance(value, tuple | list) else (value, value)
     whole = all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in both)
     if len(both) != 2 or not whole or min(both) < least:

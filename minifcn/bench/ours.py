@@ -12,7 +12,9 @@ from .. import functional as F
 from .. import nn
 from ..autograd import Tensor, no_grad
 from ..backend import Array, to_device
+from ..kernels.cuda.graph import Recorded
 from ..optim import SGD
+from ..recorded import Gradients
 from ..shapes import conv_transpose_size
 from . import floor, inputs, works
 from .floor import Piece
@@ -42,7 +44,7 @@ def training_step(settings: Settings, how: dict[str, str]) -> Tasks:
     images, labels = (_placed(array, how) for array in inputs.images_and_labels(settings))
     net.to(_device(how))
     optimizer = SGD(net.parameters(), inputs.LR, inputs.MOMENTUM, inputs.DECAY)
-    return {"step": Task(_step(net, Tensor(images), Tensor(labels), optimizer), pieces)}
+    return {"step": Task(_step(net, images, labels, optimizer), pieces)}
 
 
 def _device(how: dict[str, str]) -> str:
@@ -54,13 +56,18 @@ def _placed(array: np.ndarray, how: dict[str, str]) -> Array:
     return to_device(array, _device(how))
 
 
-def _step(net: nn.Module, x: Tensor, y: Tensor, optimizer: SGD) -> Callable[[], Array]:
-    def step() -> Array:
-        loss = F.cross_entropy(net(x), y)
-        optimizer.zero_grad()
+def _step(net: nn.Module, images: Array, labels: Array, optimizer: SGD) -> Callable[[], Array]:
+    def compute(images: Array, labels: Array) -> list[Array]:
+        loss = F.cross_entropy(net(Tensor(images)), Tensor(labels))
         loss.backward()
+        return [loss.data]
+
+    gradients = Gradients(net.parameters(), compute)  # as in training: replayed on a GPU
+
+    def step() -> Array:
+        (loss,) = gradients(images, labels)
         optimizer.step()
-        return loss.data  # not its number: on a GPU that would have to be waited for
+        return loss  # not its number: on a GPU that would have to be waited for
 
     return step
 
@@ -72,11 +79,12 @@ def inference(settings: Settings, how: dict[str, str]) -> Tasks:
     images = _placed(inputs.images_and_labels(settings)[0], how)
     net.to(_device(how))
 
-    def forward() -> Array:
+    def forward(images: Array) -> list[Array]:
         with no_grad():
-            return net(Tensor(images)).data
+            return [net(Tensor(images)).data]
 
-    return {"forward": Task(forward, pieces)}
+    recorded = Recorded(forward, lambda: [p.data for p in net.parameters()])
+    return {"forward": Task(lambda: recorded(images)[0], pieces)}
 
 
 def convolution(settings: Settings, how: dict[str, str]) -> Tasks:

@@ -7,7 +7,7 @@ from .conv_relu import conv2d_relu
 from .linear import linear, matmul
 from .loss import LabelError, check_labels, cross_entropy
 from .normalization import local_response_norm
-from .pooling import avg_pool2d, max_pool2d
+from .pooling import avg_pool2d, max_pool2d, max_pool2d_relu
 from .reduction import max, mean, sum
 from .shaping import broadcast_to, permute, reshape, sum_to, to, transpose
 from .slicing import cat, crop, getitem, pad
@@ -36,6 +36,7 @@ __all__ = [
     "matmul",
     "max",
     "max_pool2d",
+    "max_pool2d_relu",
     "maximum",
     "mean",
     "mul",

@@ -51,6 +51,7 @@ def conv2d(
     dilation: Size = 1,
     groups: int = 1,
     relu_follows: bool = False,
+    fixed: bool = False,
 ) -> Array:
     """Slide kernels over images: y[n,o,p] = b[o] + sum_iq x[n, i, s·p + d·q - padding] w[o,i,q].
 
@@ -67,6 +68,8 @@ def conv2d(
         Cut the channels into this many groups; each sees its own inputs only (AlexNet has two).
     relu_follows
         Leave max(y, 0) in the array, for a `relu` that must follow: call `conv2d_relu` instead.
+    fixed
+        As in `conv_transpose2d`.
 
     Returns
     -------
@@ -86,14 +89,14 @@ def conv2d(
     """
     strides, pads, steps = conv_geometry(stride, padding, dilation)
     check_conv("conv2d", x, weight, bias, groups, strides, pads, steps)
-    return kernels.conv2d(x, weight, bias, strides, pads, steps, groups, relu_follows)
+    return kernels.conv2d(x, weight, bias, strides, pads, steps, groups, relu_follows, fixed)
 
 
 @conv2d.gradient("x", saves=("weight",))
 def _(g: Any, s: Any) -> Any:
     strides, pads, steps = conv_geometry(s.stride, s.padding, s.dilation)
     rest = _output_padding(s.shape["x"], g.shape, s.shape["weight"], strides, pads, steps)
-    return conv_transpose2d(g, s.weight, None, strides, pads, rest, s.groups, steps)
+    return conv_transpose2d(g, s.weight, None, strides, pads, rest, s.groups, steps, s.fixed)
 
 
 @conv2d.gradient("weight", saves=("x",))
@@ -117,6 +120,7 @@ def conv_transpose2d(
     output_padding: Size = 0,
     groups: int = 1,
     dilation: Size = 1,
+    fixed: bool = False,
 ) -> Array:
     """Put a copy of the kernel on the output for each pixel: y[n, o, s·p + d·q - padding] += x·w.
 
@@ -136,6 +140,10 @@ def conv_transpose2d(
         size for several input sizes, and this says which of them is meant.
     groups
         As in `conv2d`.
+    fixed
+        Whether the weight is not learned, and so may be that of bilinear upsampling. If it is, a
+        GPU computes by rows and columns, which is several times as fast; if not, the result is the
+        same, and takes longer. (A CPU finds out by itself.)
 
     Returns
     -------
@@ -154,7 +162,7 @@ def conv_transpose2d(
     """
     strides, pads, steps = conv_geometry(stride, padding, dilation)
     size = check_conv_transpose(x, weight, bias, strides, pads, output_padding, groups, steps)
-    y = kernels.conv_transpose2d(x, weight, strides, pads, size, steps, groups)
+    y = kernels.conv_transpose2d(x, weight, strides, pads, size, steps, groups, fixed)
     if bias is not None:
         y += bias.reshape(1, -1, 1, 1)  # (O,) -> (1, O, 1, 1)
     return y
@@ -163,7 +171,8 @@ def conv_transpose2d(
 @conv_transpose2d.gradient("x", saves=("weight",))
 def _(g: Any, s: Any) -> Any:
     _, _, height, width = s.shape["x"]
-    back = conv2d(g, s.weight, None, s.stride, s.padding, s.dilation, s.groups)
+    how = s.stride, s.padding, s.dilation, s.groups
+    back = conv2d(g, s.weight, None, *how, fixed=s.fixed)
     # An output_padding of a whole stride (allowed with dilation) lets one more window fit in.
     return back if back.shape[2:] == (height, width) else back[:, :, :height, :width]
 

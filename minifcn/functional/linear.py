@@ -10,6 +10,7 @@ import numpy as np
 
 from ..autograd import primitive
 from ..backend import Array
+from ..kernels import gemm
 from ..shapes import shape_error
 from .shaping import reshape, transpose
 
@@ -44,7 +45,7 @@ def matmul(x: Array, y: Array) -> Array:
         rule = f"the columns of x ({x.shape[-1]}) must be as many as the rows of y ({y.shape[-2]})"
         raise shape_error("matmul", rule, x=x, y=y)
     try:
-        return x @ y
+        return gemm.product(x, y)
     except ValueError:
         raise shape_error("matmul", "the axes before the last two differ", x=x, y=y) from None
 
@@ -90,7 +91,8 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     if bias is not None and bias.shape != weight.shape[:1]:
         rule = f"the bias must have {weight.shape[0]} numbers, one per row of weight"
         raise shape_error("linear", rule, weight=weight, bias=bias)
-    y = x @ weight.T
+    y = gemm.product(_rows(x), weight.T)
+    y = y.reshape(*x.shape[:-1], len(weight))  # (rows, O) -> (..., O)
     return y if bias is None else y + bias
 
 

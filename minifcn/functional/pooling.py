@@ -13,6 +13,7 @@ from ..backend import Array, xp_of
 from ..kernels import pooling as kernels
 from ..kernels.conv import channels_last
 from ..shapes import Pair, ShapeError, pair, pool_size, shape_error
+from .activation import relu
 from .conv import Size
 
 
@@ -50,6 +51,7 @@ def max_pool2d(
     padding: Size = 0,
     dilation: Size = 1,
     ceil_mode: bool = False,
+    relu_follows: bool = False,
 ) -> Array:
     """Return the largest value of each window: y[n, c, p] = max over q of x[n, c, s·p + d·q - pad].
 
@@ -62,6 +64,8 @@ def max_pool2d(
     ceil_mode
         Round the output size up: the last window may hang over the edge. The paper's Caffe nets
         need this (see `minifcn.shapes.pool_size`).
+    relu_follows
+        Leave max(y, 0) in the array, for a `relu` that must follow: call `max_pool2d_relu` instead.
 
     Returns
     -------
@@ -79,8 +83,29 @@ def max_pool2d(
            [7., 8.]])
     """
     geometry = _geometry(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
-    y = kernels.max_pool2d(channels_last(x), *geometry, ceil_mode)
+    y = kernels.max_pool2d(channels_last(x), *geometry, ceil_mode, relu_follows)
     return y.transpose(0, 3, 1, 2)  # (N, Ho, Wo, C) -> (N, C, Ho, Wo)
+
+
+def max_pool2d_relu(
+    x: Any,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+) -> Any:
+    """Return relu(max_pool2d(x, ...)), to the bit: y = max(largest number of each window, 0).
+
+    Arguments as of `max_pool2d`, arrays or Tensors. As in `conv2d_relu`, two operations are
+    recorded, and the first has done the second one's work. To max_pool2d's rule it does not matter
+    that the largest number of some windows is not there any more: there the gradient is zero.
+
+    >>> max_pool2d_relu(np.array([[[[-1.0, 2.0, -3.0, -4.0]]]]), (1, 2))
+    array([[[[2., 0.]]]])
+    """
+    y = max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, relu_follows=True)
+    return relu(y, done=True)
 
 
 @max_pool2d.gradient("x", saves=("x", "output"))

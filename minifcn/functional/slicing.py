@@ -14,7 +14,8 @@ import numpy as np
 
 from ..autograd import primitive
 from ..backend import Array, Error, xp_of
-from ..shapes import pair, shape_error
+from ..kernels import cuda
+from ..shapes import Pair, pair, shape_error
 from .shaping import axes_of
 
 Index: TypeAlias = Any  # a whole number, slice, None or ..., or a tuple of them
@@ -66,12 +67,34 @@ def put_slice(x: Array, index: Index, shape: Sequence[int]) -> Array:
     >>> put_slice(np.ones(2), slice(1, None), (3,)).tolist()
     [0.0, 1.0, 1.0]
     """
-    y = xp_of(x).zeros_like(x, shape=shape)  # in x's memory order, if the axes are as many
-    if y[index].shape != x.shape:
-        rule = f"the place for x has the shape {y[index].shape}"
+    place = np.broadcast_to(np.zeros(()), shape)[index]  # no memory is taken for it
+    if place.shape != x.shape:
+        rule = f"the place for x has the shape {place.shape}"
         raise shape_error("put_slice", rule, x=x, zeros=shape)
+    first = _window(index, shape)
+    if cuda.on(x) and first and x.size:
+        # (N, C, H, W) -> (N, H, W, C), and back
+        y = cuda.window.put(x.transpose(0, 2, 3, 1), (shape[2], shape[3]), first)
+        return y.transpose(0, 3, 1, 2)
+    y = xp_of(x).zeros_like(x, shape=shape)  # in x's memory order, if the axes are as many
     y[index] = x
     return y
+
+
+def _window(index: Index, shape: Sequence[int]) -> Pair | None:
+    """Return the first row and column if an index is that of a `crop` of images (N, C, H, W).
+
+    >>> _window((..., slice(1, 3), slice(2, None)), (1, 3, 4, 5))
+    (1, 2)
+    """
+    if len(shape) != 4 or not isinstance(index, tuple) or len(index) != 3:
+        return None
+    rest, rows, columns = index
+    if rest is not ... or not (isinstance(rows, slice) and isinstance(columns, slice)):
+        return None
+    if rows.step not in (None, 1) or columns.step not in (None, 1):
+        return None
+    return rows.indices(shape[2])[0], columns.indices(shape[3])[0]
 
 
 @put_slice.gradient("x")

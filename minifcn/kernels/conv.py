@@ -4,7 +4,8 @@
 |--------------------------|--------------------------|---------|-----------------------|
 | 3x3, many channels       | all 1                    | float32 | winograd2d.py, on CPU |
 | 3x3                      | all 1                    | float32 | winograd.py, on a CPU |
-| bilinear, on a diagonal  | stride above 1           | float32 | separable.py, ditto   |
+| bilinear, on a diagonal  | stride above 1           | float32 | separable.py; on a    |
+|                          |                          |         | GPU if said to be so  |
 | large, fewer pixels      | any stride and dilation, | any     | few_pixels.py         |
 | than the weight has rows | no groups                |         |                       |
 | all others               | any                      | any     | im2col.py             |
@@ -92,10 +93,12 @@ def conv2d(
     dilation: Pair,
     groups: int,
     relu: bool = False,
+    fixed: bool = False,
 ) -> Array:
     """Return the cross-correlation, (N, C, H, W) with (O, C/groups, kh, kw) to (N, O, Ho, Wo).
 
-    With ``relu``, what is below zero in it becomes zero.
+    With ``relu``, what is below zero in it becomes zero. ``fixed`` tells that the weight is as it
+    was made, and so may be bilinear (see `minifcn.functional.conv_transpose2d`).
     """
     precision.check(x)
     x, y = channels_last(x), None
@@ -103,7 +106,9 @@ def conv2d(
         conv_size(x.shape[1 + a], weight.shape[2 + a], stride[a], padding[a], dilation[a])
         for a in (0, 1)
     )
-    if cuda.on(x):
+    if fixed and bias is None and not relu and by_tents(x, weight, stride, dilation, groups):
+        y = cuda.separable.conv2d(x, weight, stride, padding, (height, width))
+    elif cuda.on(x):
         way = cuda.conv if on_tensor_cores(x, weight.shape, groups) else cuda.gemm
         y = way.conv2d(x, weight, bias, stride, padding, dilation, groups, relu)
     elif winograd_fits(x, weight.shape, stride, dilation, groups):
@@ -148,6 +153,7 @@ def conv_transpose2d(
     output_size: Pair,
     dilation: Pair,
     groups: int,
+    fixed: bool = False,
 ) -> Array:
     """Return the transposed convolution, (N, I, H, W) with (I, O/groups, kh, kw).
 
@@ -168,7 +174,9 @@ def conv_transpose2d(
         image = x.transpose(0, 3, 1, 2)  # (N, H, W, I) -> (N, I, H, W)
         return conv2d(image, weight, None, stride, (reach[0], reach[1]), dilation, groups)
     y = None
-    if cuda.on(x):
+    if fixed and by_tents(x, weight, stride, dilation, groups):
+        y = cuda.separable.conv_transpose2d(x, weight, stride, padding, output_size)
+    elif cuda.on(x):
         y = cuda.gemm.conv_transpose2d(x, weight, stride, padding, output_size, dilation, groups)
     elif (tent := tent_for(x, weight, stride, dilation, groups)) is not None:
         y = separable.upsample(x, tent, stride, padding, output_size)
@@ -205,6 +213,11 @@ def few_pixels_fit(pixels: int, weight: tuple[int, ...], groups: int) -> bool:
     """Tell whether a large weight is better used where it lies than rearranged for im2col."""
     few = groups == 1 and 0 < pixels < weight[0]
     return few and math.prod(weight) >= LARGE and fast()
+
+
+def by_tents(x: Array, weight: Array, stride: Pair, dilation: Pair, groups: int) -> bool:
+    """Tell whether a fixed weight is used on a GPU as one that enlarges bilinearly, if it is."""
+    return cuda.on(x) and fast() and cuda.separable.fits(weight.shape, stride, dilation, groups)
 
 
 def tent_for(x: Array, weight: Array, stride: Pair, dilation: Pair, groups: int) -> Array | None:

@@ -14,12 +14,14 @@ import functools
 import numpy as np
 
 from ..backend import Array, is_numpy, xp_of
-from .threads import aligned, blas
+from .threads import aligned, blas, parallel_for
 
 LIMIT = 1_000_000  # rows · depth · columns
 PANEL = 64  # columns of a part, if all columns at once would leave too few rows
 LEAST = 12  # rows of a part: with fewer, the kernels' inner loops are not full
 LEAST_DEPTH = 200  # terms of a part: with fewer, adding up the parts costs too much
+SHARES = 8  # of a product that threads share
+TINY = 8192  # rows · depth · columns: OpenBLAS never wakes a thread for fewer
 UNPACKED = {"SkylakeX", "Cooperlake", "SapphireRapids"}  # whose kernels do this
 
 
@@ -38,6 +40,30 @@ def matmul(a: Array, b: Array, out: Array) -> None:
             left = a[..., some, :].reshape(*a.shape[:-2], -1, 1, high, K)
             split = out[..., some, :].reshape(*out.shape[:-2], -1, high, N // columns, columns)
             np.matmul(left, panels[..., None, :, :, :], out=split.swapaxes(-2, -3))
+
+
+def product(a: Array, b: Array) -> Array:
+    """Return a @ b, of stacks (..., M, K) and (..., K, N), computed on all threads.
+
+    BLAS could do so by itself, but cuts a product by how many threads it has, and then adds up in
+    another order: one product in thirty has other bits on two threads than on one. So it is cut
+    here, always into the same shares.
+    """
+    if not is_numpy(a) or a.dtype.kind != "f" or a.size * b.shape[-1] <= TINY:
+        return a @ b
+    M, N = a.shape[-2], b.shape[-1]
+    y = np.empty((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), M, N), np.result_type(a, b))
+    each = -(-max(M, N) // SHARES)
+
+    def multiply(i: int) -> None:
+        some = slice(i * each, (i + 1) * each)
+        if M >= N:
+            np.matmul(a[..., some, :], b, out=y[..., some, :])
+        else:
+            np.matmul(a, b[..., some], out=y[..., some])
+
+    parallel_for(-(-max(M, N) // each), multiply, y, 2.0 * y.size * a.shape[-1])
+    return y
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import traceback
 
 # From malloc.h of the GNU C library: the numbers of its settings, and what to set them to.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -33,3 +34,23 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(mallopt(*setting) == 1 for setting in SETTINGS.items())
+
+
+def let_go(error: BaseException | None) -> None:
+    """Free the arrays that an error's frames still hold, and give the memory back to the system.
+
+    An error keeps the variables of all functions that it came through, for debuggers: where memory
+    has run out in a training step, these are the net's activations. Who goes on after the error,
+    to save what is there, needs that memory.
+
+    >>> let_go(MemoryError())
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        if hasattr(error, "arrays"):
+            error.arrays = ()
+        error = error.__cause__ or error.__context__
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # the GNU C library's
+        if trim is not None:
+            trim(0)

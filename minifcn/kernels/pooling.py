@@ -91,11 +91,20 @@ def _runs(
 
 
 def max_pool2d(
-    x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil: bool
+    x: Array,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    ceil: bool,
+    relu: bool = False,
 ) -> Array:
-    """Return the largest value of each window, (N, H, W, C) to (N, Ho, Wo, C)."""
+    """Return the largest value of each window, (N, H, W, C) to (N, Ho, Wo, C).
+
+    With ``relu``, what is below zero in it becomes zero.
+    """
     if cuda.on(x):
-        return cuda.pooling.max_pool2d(x, kernel, stride, padding, dilation, ceil)
+        return cuda.pooling.max_pool2d(x, kernel, stride, padding, dilation, ceil, relu)
     xp, (N, H, W, C) = xp_of(x), x.shape
     height, width = output_size(x, kernel, stride, padding, dilation, ceil)
     y = empty((N, height, width, C), x)
@@ -112,6 +121,8 @@ def max_pool2d(
             xp.maximum(views[0], views[1 % len(views)], out=largest)  # one or two places
             for view in views[2:]:
                 xp.maximum(largest, view, out=largest)
+        if relu:
+            xp.maximum(result, 0, out=result)
 
     share_out(len(tiles), pool, x, x.size + y.size)
     return y

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from ..backend import Array, xp_of
 from ..shapes import Pair
-from . import cuda
 from .threads import parallel_for
 from .tiles import cut
 
@@ -61,8 +60,6 @@ def upsample(x: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -> 
 
     None if x is not finite: zeros of R times infinity would be NaN in whole rows and columns.
     """
-    if cuda.on(x):
-        return cuda.separable.upsample(x, tent, stride, padding, size)
     xp = xp_of(x)
     if not xp.isfinite(x).all():
         return None
@@ -86,8 +83,6 @@ def upsample(x: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -> 
 
 def downsample(y: Array, tent: Array, stride: Pair, padding: Pair, size: Pair) -> Array | None:
     """Return the convolution of y (N, Ho, Wo, C) with a tent, (N, *size, C); None if not finite."""
-    if cuda.on(y):
-        return cuda.separable.downsample(y, tent, stride, padding, size)
     xp = xp_of(y)
     N, Ho, Wo, C = y.shape
     rows = matrix(tent, size[0], stride[0], padding[0], Ho)

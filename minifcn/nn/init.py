@@ -7,13 +7,41 @@ to draw from. They always draw on the CPU, so that one seed gives the same net o
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import Array, to_device
+from ..backend import Array, Error, to_device
+from ..process_memory import free_memory
 from ..shapes import shape_error
+
+SMALL = 64 << 20  # bytes of a weight for which nobody asks whether there is room
+
+
+class RoomError(Error, MemoryError):
+    """A parameter that is larger than the memory that is free."""
+
+
+def check_room(what: str, shape: tuple[int, ...], dtype: Any) -> None:
+    """Raise if a parameter would not fit into the memory that is free, before it is asked for.
+
+    The system may grant more memory than there is, and end the program when it is used.
+
+    >>> check_room("Linear", (10, 10), np.float32)
+
+    Raises
+    ------
+    RoomError
+        With both sizes.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < SMALL or (free := free_memory()) is None or 2 * size <= free:
+        return  # twice: its random numbers are drawn beside it
+    raise RoomError(
+        f"{what}: a weight of shape {shape} takes {2 * size / 1e9:,.0f} GB to make, and "
+        f"{free / 1e9:,.1f} GB of memory are free: choose fewer channels or classes"
+    )
 
 
 def _fill(parameter: Tensor, values: Array) -> Tensor:

@@ -92,6 +92,7 @@ class _Convolution(Module):
         """Return a weight of He's normal numbers, and a bias of zeros if there is to be one."""
         # In memory (kh, kw, I, O), the order in which patches meet it: no kernel rearranges it.
         O, I, kh, kw = shape
+        init.check_room(type(self).__name__, shape, dtype)
         weight = Parameter(np.empty((kh, kw, I, O), dtype).transpose(3, 2, 0, 1))
         init.normal_(weight, math.sqrt(2 / fan_in), rng or np.random.default_rng())
         return weight, Parameter(np.zeros(self.out_channels, dtype)) if bias else None
@@ -226,6 +227,7 @@ class ConvTranspose2d(_Convolution):
             self.output_padding,
             self.groups,
             self.dilation,
+            fixed=not self.weight.requires_grad,
         )
 
 
@@ -268,11 +270,10 @@ class MaxPool2d(_Pool):
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.dilation = pair(dilation, "MaxPool2d: dilation", least=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the windows' maxima of x (N, C, H, W)."""
-        return F.max_pool2d(
-            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
-        )
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """Return the windows' maxima of x (N, C, H, W); with ``relu``, max(it, 0)."""
+        pool = F.max_pool2d_relu if relu else F.max_pool2d
+        return pool(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
 
 
 class AvgPool2d(_Pool):
@@ -341,6 +342,7 @@ class Linear(Module):
     ) -> None:
         _count(self, in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
+        init.check_room(type(self).__name__, (out_features, in_features), dtype)
         self.weight = Parameter(np.empty((out_features, in_features), dtype))
         init.he_normal_(self.weight, rng or np.random.default_rng())
         self.bias = Parameter(np.zeros(out_features, dtype)) if bias else None

@@ -21,8 +21,8 @@ def in_turn(
     - Nobody else reads what a convolution puts out if a ReLU follows: the convolution does the
       ReLU's work while its numbers are in the cache (`functional.conv2d_relu`).
     - A ReLU and the max-pooling behind it can change places: the largest number, if it is above
-      zero, is the largest of those above zero. The ReLU then has a quarter of the work, and on the
-      way back too.
+      zero, is the largest of those above zero. The ReLU then has a quarter of the work on the way
+      back, and on the way there the pooling does it (`functional.max_pool2d_relu`).
 
     Only the second name is yielded for two such layers. Neither is done where the output of the
     first is ``needed`` (the names of layers).
@@ -43,8 +43,8 @@ def in_turn(
         call: Callable[[Any], Any]
         (name, layer), count = rest[0], 2
         if begins(rest, ReLU, MaxPool2d):
-            relu, (name, layer) = layer, rest[1]
-            call = _after(layer, relu)
+            name, layer = rest[1]
+            call = partial(layer, relu=True)
         elif begins(rest, Conv2d, ReLU) and not begins(rest[1:], ReLU, MaxPool2d):
             call = partial(layer, relu=True)
         else:
@@ -56,10 +56,6 @@ def in_turn(
             raise
         last, rest = rest[count - 1][0], rest[count:]
         yield last, x
-
-
-def _after(first: Module, second: Module) -> Callable[[Any], Any]:
-    return lambda x: second(first(x))
 
 
 class Sequential(Module):

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,9 @@ SHARED_MEMORY = 48 * 1024  # bytes of a block, unless a kernel asks for more
 LARGEST_SHARED_MEMORY = 99 * 1024  # of compute capability 8.6 and 8.9, the least from 8.0 on
 
 _setting = {"order": 0, "seed": 1}
+# Where arrays begin that a kernel may find through addresses in a table, and how many bytes they
+# have: the table is an array of uint64.
+reachable: dict[int, int] = {}
 
 
 class CompileError(RuntimeError):
@@ -122,6 +126,7 @@ class Kernel:
                 value = getattr(value, "on_cpu", value)  # an array of the stand-in for CuPy
                 pointers[i] = arrays.add(where, value, kind, self._apart[i])
             arrays.watch()
+            arrays.watch_reachable(args)
             run = getattr(self._library, f"sim_launch_{self.name}")
             run.restype = ctypes.c_char_p
             three = ctypes.c_uint * 3
@@ -169,6 +174,7 @@ class _Arrays:
         self.kept: list[Any] = []  # what pointers point to
         self.copies: dict[tuple[int, int], _Copy] = {}
         library.sim_array.restype = _Memory
+        library.sim_watch.argtypes = [_Memory, ctypes.c_bool, ctypes.c_bool]
         library.sim_touched.restype = ctypes.c_void_p
 
     def add(self, where: str, value: Any, kind: str, apart: bool) -> int:
@@ -212,6 +218,19 @@ class _Arrays:
         """Let what a kernel does to the arrays be looked at."""
         for copy in self.copies.values():
             self.library.sim_watch(copy.room, not copy.written, copy.array.itemsize < 4)
+
+    def watch_reachable(self, args: Sequence[Any]) -> None:
+        """Let arrays be used whose addresses are in a table among the arguments."""
+        tables = [getattr(value, "on_cpu", value) for value in args]
+        tables = [t for t in tables if isinstance(t, np.ndarray) and t.dtype == np.uint64]
+        addresses = [int(number) for table in tables for number in table.flat]
+        starts = sorted(reachable)
+        for start in {
+            starts[max(0, bisect(starts, address) - 1)] for address in addresses if starts
+        }:
+            size = reachable[start]
+            if any(start <= address < start + size for address in addresses):
+                self.library.sim_watch(_Memory(start, start, size, size), False, False)
 
     def copy_back(self) -> None:
         """Copy what was written."""

@@ -56,7 +56,7 @@ struct Watched {
   int shift;  // a place has 1 << shift bytes: 4, or 1 where numbers may be smaller
   Place* places;
 };
-static Watched watched[100];  // no std::vector: its functions would be recorded, without end
+static Watched watched[1000];  // no std::vector: its functions would be recorded, without end
 static int watched_count;
 static unsigned block_number;
 

@@ -46,10 +46,34 @@ static void thread_ends() {
   if (on_their_way[now]) stop("cp.async: the kernel ends before a copy is waited for", NOWHERE);
 }
 
+// ---- reading matrices --------------------------------------------------------------------------
+
+static const char* rows[MOST_THREADS / 32][32];  // by warp and lane
+
+// Each lane names a row of 16 bytes: lane 8 e + i the i-th of quarter e. It gets a word of each quarter.
+SHIM_UNRECORDED static void read_quarters(unsigned* words, const void* row, bool over, int line, const void* code) {
+  if (!is_shared((const char*)row)) stop("ldmatrix: it reads a place outside shared memory", line);
+  if ((uintptr_t)row % 16) stop("ldmatrix: an address is no multiple of 16", line);
+  int warp = now / 32, g = now % 32 / 4, t = now % 4;
+  record(row, 16, false, code);
+  rows[warp][now % 32] = (const char*)row;
+  wait(AT_SHUFFLE, line, 0xffffffffu);
+  for (int e = 0; e < 4; ++e) {
+    const char** quarter = rows[warp] + 8 * e;
+    uint16_t two[2];
+    if (over) memcpy(two, quarter[2 * t] + 2 * g, 2), memcpy(two + 1, quarter[2 * t + 1] + 2 * g, 2);
+    else memcpy(two, quarter[g] + 4 * t, 4);
+    memcpy(words + e, two, 4);
+  }
+  wait(AT_SHUFFLE, -line, 0xffffffffu);
+}
+
 // ---- numbers -----------------------------------------------------------------------------------
 
 static uint32_t bits_of(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
 static float of_bits(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
+
+static float of_tf32(unsigned u) { return of_bits(u & 0xffffe000u); }  // the rest is not read
 
 // Rounded to nearest, ties to even: the half that is dropped is added first, less one if even.
 static unsigned to_bf16(float x) {  // the upper half of a float's bits
@@ -111,6 +135,13 @@ static void cp_async_commit() { ++shim::groups[shim::now]; }
 template <int pending>
 static __attribute__((noinline)) void cp_async_wait() { shim::arrive(pending, __builtin_return_address(0)); }
 
+static __attribute__((noinline)) void ldmatrix(unsigned* words, const void* row, int line = __builtin_LINE()) {
+  shim::read_quarters(words, row, false, line, __builtin_return_address(0));
+}
+static __attribute__((noinline)) void ldmatrix_transposed(unsigned* words, const void* row, int line = __builtin_LINE()) {
+  shim::read_quarters(words, row, true, line, __builtin_return_address(0));
+}
+
 static unsigned to_tf32(float x) {  // 10 bits of mantissa, to nearest, ties away from zero
   return x != x ? shim::bits_of(x) : (shim::bits_of(x) + 0x1000u) & 0xffffe000u;
 }
@@ -119,8 +150,8 @@ static unsigned pack_fp16(float low, float high) { return shim::to_fp16(low) | s
 
 SHIM_UNRECORDED static void mma_tf32(float* c, const unsigned* a, const unsigned* b, int line = __builtin_LINE()) {
   int warp = shim::now / 32, g = shim::now % 32 / 4, t = shim::now % 4;
-  for (int e = 0; e < 4; ++e) shim::left[warp][g + e % 2 * 8][t + e / 2 * 4] = shim::of_bits(a[e]);
-  for (int e = 0; e < 2; ++e) shim::right[warp][t + 4 * e][g] = shim::of_bits(b[e]);
+  for (int e = 0; e < 4; ++e) shim::left[warp][g + e % 2 * 8][t + e / 2 * 4] = shim::of_tf32(a[e]);
+  for (int e = 0; e < 2; ++e) shim::right[warp][t + 4 * e][g] = shim::of_tf32(b[e]);
   shim::multiply(c, 8, line);
 }
 static void mma_bf16(float* c, const unsigned* a, const unsigned* b, int line = __builtin_LINE()) {

@@ -14,6 +14,7 @@ round.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,15 +38,16 @@ from standin_array import (
     refuse_unknown,
     view_of,
 )
-from standin_device import counting, counts, note
+from standin_device import counting, counts, note, recorded
 from standin_operators import matmul, ufunc_of
+
+from minifcn.kernels.cuda import cublas
 
 __all__ = ["counting", "counts", "cupy", "installed", "ndarray"]
 
 ON_CPU = {  # these answer without asking the GPU
     *("broadcast_shapes", "can_cast", "iscomplexobj", "isrealobj", "isscalar", "issubdtype"),
-    *("may_share_memory", "min_scalar_type", "ndim", "promote_types", "result_type", "shape"),
-    "size",
+    *("min_scalar_type", "ndim", "promote_types", "result_type", "shape", "size"),
 }
 OTHER_LIBRARIES = {"random", "fft", "linalg", "polynomial", "testing"}  # cuRAND, cuFFT, cuSOLVER
 
@@ -116,6 +118,17 @@ def empty_like(
     return fresh(found)
 
 
+def may_share_memory(a: ndarray, b: ndarray, max_work: Any = None) -> bool:
+    """Tell whether two arrays may overlap: both must be CuPy's."""
+    for name, value in {"a": a, "b": b}.items():
+        if not isinstance(value, ndarray):
+            raise TypeError(
+                f"Argument {name!r} has incorrect type (expected cupy._core.core._ndarray_base, "
+                f"got {type(value).__module__}.{type(value).__name__})"
+            )
+    return np.may_share_memory(a.on_cpu, b.on_cpu)
+
+
 def _filled_like(value: Any) -> Callable[..., ndarray]:
     def like(
         a: ndarray, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None
@@ -180,7 +193,8 @@ class Function:
             elif isinstance(value, np.ndarray):
                 raise TypeError(f"Unsupported type {type(value)}")
         counts.kernels += 1
-        self._kernel(grid, block, args, shared_mem=shared_mem)
+        if not recorded(lambda: self._kernel(grid, block, args, shared_mem=shared_mem)):
+            self._kernel(grid, block, args, shared_mem=shared_mem)
 
 
 def _is_type(value: Any) -> bool:
@@ -215,6 +229,7 @@ cupy = _CuPy("cupy")
 cupy.__dict__.update(
     {f.__name__: f for f in (array, asarray, asnumpy, ascontiguousarray, copyto, concatenate)},
     **{f.__name__: f for f in (empty, empty_like, full_like, matmul, ndarray, RawModule)},
+    may_share_memory=may_share_memory,
     __version__=VERSION,
     asanyarray=asarray,
     cuda=device.module(),
@@ -229,6 +244,52 @@ cupyx = ModuleType("cupyx")
 cupyx.__dict__.update(empty_pinned=np.empty, zeros_pinned=np.zeros, empty_like_pinned=np.empty_like)
 
 
+class Cublas:
+    """What stands for the library of that name: it is given addresses, and finds matrices there."""
+
+    def cublasCreate_v2(self, handle: Any) -> int:  # noqa: N802
+        return 0
+
+    def cublasSetStream_v2(self, handle: Any, stream: int) -> int:  # noqa: N802
+        self.memory = False
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle: Any, place: int, size: int) -> int:  # noqa: N802
+        self.memory = size > 0
+        return 0
+
+    def cublasSgemm_v2(  # noqa: N802
+        self, handle: Any, turn_a: int, turn_b: int, m: int, n: int, k: int, *rest: Any
+    ) -> int:
+        """Compute C = alpha · A · B + beta · C, all in columns; ld: from one to the next."""
+        alpha, a, ld_a, b, ld_b, beta, c, ld_c = rest
+        assert self.memory, "without memory of ours, cuBLAS asks for some while a graph is recorded"
+        factor, rest_of_c = alpha._obj.value, beta._obj.value
+        left = _columns(a, k if turn_a else m, m if turn_a else k, ld_a)
+        right = _columns(b, n if turn_b else k, k if turn_b else n, ld_b)
+        result = _columns(c, m, n, ld_c)
+
+        def compute() -> None:
+            with np.errstate(all="ignore"):  # a GPU warns of nothing
+                product = (left.T if turn_a else left) @ (right.T if turn_b else right)
+                # As in the library, what is there is not read if its factor is 0: it may be NaN.
+                result[...] = factor * product + (rest_of_c * result if rest_of_c else 0)
+
+        counts.products += 1
+        if not recorded(compute):
+            compute()
+        return 0
+
+
+def _columns(address: int, rows: int, columns: int, step: int) -> np.ndarray:
+    """Return the matrix at an address, whose columns begin ``step`` numbers after each other."""
+    if rows > step:
+        raise ValueError(f"columns of {rows} numbers cannot begin after each {step}")
+    size = max(0, (columns - 1) * step + rows)
+    numbers = np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
+    return np.lib.stride_tricks.as_strided(numbers, (rows, columns), (4, 4 * step))
+
+
 @contextmanager
 def installed() -> Iterator[ModuleType]:
     """Let ``import cupy`` find the stand-in for a while."""
@@ -236,9 +297,14 @@ def installed() -> Iterator[ModuleType]:
     before = {name: sys.modules.get(name) for name in modules}
     device.reset()
     sys.modules.update(modules)
+    libraries, cublas._library = cublas._library, lambda xp: library
+    cublas._handles.of.clear()
+    library = Cublas()
     try:
         yield cupy
     finally:
+        cublas._library = libraries
+        cublas._handles.of.clear()
         for name, module in before.items():
             if module is None:
                 del sys.modules[name]

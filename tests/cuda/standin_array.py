@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import standin_device as device
-from standin_device import Device, Memory, counts, note
+from standin_device import Device, Memory, counts, note, recorded
 
 _file = json.loads(Path(__file__).with_name("cupy_names.json").read_text("utf-8"))
 VERSION: str = _file["version"]
@@ -171,6 +171,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
             return self
         check_here(self)
         counts.launches += bool(found.size)
+        recorded(lambda: np.copyto(found, self.on_cpu, casting))
         return fresh(found)
 
     def copy(self, order: str = "C") -> ndarray:
@@ -192,7 +193,10 @@ class ndarray:  # noqa: N801 (CuPy's name)
 
     def reshape(self, *shape: Any, order: str = "C") -> ndarray:
         """Return a view of another shape where possible, else a copy."""
-        return _wrapped(self.on_cpu.reshape(*shape, order=order), [self])
+        found = _wrapped(self.on_cpu.reshape(*shape, order=order), [self])
+        if found.base is None:
+            recorded(lambda: np.copyto(found.on_cpu, self.on_cpu.reshape(*shape, order=order)))
+        return found
 
     def transpose(self, *axes: Any) -> ndarray:
         """Return a view with the axes in another order."""
@@ -205,7 +209,9 @@ class ndarray:  # noqa: N801 (CuPy's name)
         if not advanced:
             return view_of(self.on_cpu[plain], self)
         check_here(self)
-        return _wrapped(self.on_cpu[plain], [])
+        found = _wrapped(self.on_cpu[plain], [])
+        recorded(lambda: np.copyto(found.on_cpu, self.on_cpu[plain]))
+        return found
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, np.ndarray):
@@ -224,6 +230,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
         counts.launches += bool(self.size)
         with np.errstate(all="ignore"):
             self.on_cpu[plain] = value
+        recorded(lambda: self.on_cpu.__setitem__(plain, value))
 
     # Through NumPy's own names: np.exp(x) and np.sum(x).
 
@@ -308,13 +315,21 @@ def call(function: Callable[..., Any], args: Sequence[Any], options: dict[str, A
     found: list[ndarray] = []
     plain = [_plain(value, found) for value in args]
     given = {name: _plain(value, found) for name, value in options.items()}
-    with np.errstate(all="ignore"):  # a GPU warns of nothing
-        result = function(*plain, **given)
+
+    def compute() -> Any:
+        with np.errstate(all="ignore"):  # a GPU warns of nothing
+            return function(*plain, **given)
+
+    result = compute()
     written = args[0] if result is None else options.get("out")  # None: of copyto
     if isinstance(written, ndarray):
         counts.launches += bool(written.size)
+        recorded(compute)
         return written
-    return _wrapped(result, found)
+    wrapped = _wrapped(result, found)
+    if isinstance(wrapped, ndarray) and wrapped.base is None:
+        recorded(lambda: np.copyto(wrapped.on_cpu, compute()))
+    return wrapped
 
 
 def refuse_unknown(name: str, known: str, options: dict[str, Any]) -> None:

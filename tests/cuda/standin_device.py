@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import on_cpu
 
 DEVICES = 2
 CAPACITY = 80 << 30  # bytes of a device
@@ -60,6 +61,8 @@ def note(**what: int) -> None:
     """Count transfers and waits, and remember from where in minifcn they were asked for."""
     for name, number in what.items():
         setattr(counts, name, getattr(counts, name) + number)
+    if _current.recording is not None:
+        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while recording")
     frame: Any = sys._getframe(1)
     callers: list[str] = []
     while frame is not None and len(callers) < 4:
@@ -86,6 +89,7 @@ class OutOfMemoryError(MemoryError):
 
 class _Current(threading.local):
     device = 0
+    recording: list[Any] | None = None  # what a CUDA graph will do, while one is recorded
 
 
 _current = _Current()
@@ -170,6 +174,8 @@ pools = [Pool() for _ in range(DEVICES)]
 class MemoryPool:
     """CuPy's view of the pools: that of the current device."""
 
+    malloc = None  # where `using_allocator` takes memory from: here always from the same pool
+
     def used_bytes(self) -> int:
         return pools[current()].used
 
@@ -195,22 +201,49 @@ class Memory:
     """Where an array and its views lie; given back to its pool when the last of them is gone."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self.device, self.block = current(), 0
+        self.device, self.block, self.bounds = current(), 0, (0, 0)
         self.block = pools[self.device].take(array.nbytes)
         self.bounds = np.lib.array_utils.byte_bounds(array)
+        on_cpu.reachable[self.bounds[0]] = array.nbytes
 
     def __del__(self, pools: list[Pool] = pools) -> None:
+        on_cpu.reachable.pop(self.bounds[0], None)
         pools[self.device].give(self.block)
+
+
+def recorded(again: Callable[[], Any]) -> bool:
+    """Take down what a graph has to do, while one is recorded; tell whether one is.
+
+    What is recorded should not be done at once. CuPy's own operations are, all the same: new arrays
+    come out of them.
+    """
+    if _current.recording is None:
+        return False
+    _current.recording.append(again)
+    return True
+
+
+class Graph:
+    """What was recorded."""
+
+    def __init__(self, work: list[Callable[[], Any]]) -> None:
+        self._work = work
+
+    def launch(self, stream: Any = None) -> None:
+        counts.launches += 1
+        for again in self._work:
+            again()
 
 
 class Stream:
     """A queue of work, which is done as soon as it is put there."""
 
     null: Stream
-    ptr = 0
 
     def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False) -> None:
         self._before: list[Stream] = []
+        self.non_blocking = non_blocking
+        self.ptr = id(self) if non_blocking else 0
 
     def __enter__(self) -> Stream:
         self._before.append(_streams.stream)
@@ -225,6 +258,17 @@ class Stream:
 
     def synchronize(self) -> None:
         note(waits=1)
+
+    def begin_capture(self, mode: int | None = None) -> None:
+        if not self.non_blocking:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: a non-blocking stream can")
+        _current.recording = []
+
+    def end_capture(self) -> Graph:
+        work, _current.recording = _current.recording, None
+        if work is None:
+            raise CUDARuntimeError("cudaErrorIllegalState: nothing is being recorded")
+        return Graph(work)
 
     def record(self, event: Event | None = None) -> Event:
         event = event or Event()
@@ -314,6 +358,7 @@ def module() -> ModuleType:
         Stream=Stream,
         Event=Event,
         MemoryPool=MemoryPool,
+        using_allocator=lambda allocator: nullcontext(),
         get_current_stream=lambda: _streams.stream,
         get_elapsed_time=_elapsed,
         get_device_id=current,

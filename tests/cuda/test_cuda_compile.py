@@ -16,13 +16,19 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 # In what ways a file's constants are set; last the one that takes the most registers.
 WAYS = {
     **CONSTANTS,
-    "conv": [conv.constants_for(n, name) for n in conv.COLUMNS for name in conv.KINDS],
+    "conv": [conv.constants_for(n, "tf32", back) for n in conv.ROWS for back in (True, False)],
+    "conv16": [
+        conv.constants_for(n, name, back)
+        for n in conv.ROWS
+        for name in ("bf16", "fp16")
+        for back in (True, False)
+    ],
 }
 REGISTERS = 65536  # of a multiprocessor
 
 
 def for_tensor_cores(file):
-    return '#include "tensor_core.cuh"' in (launch.FOLDER / file).read_text("utf-8")
+    return '#include "conv.cuh"' in (launch.FOLDER / file).read_text("utf-8")
 
 
 def compiled(file, architecture, constants):
@@ -48,7 +54,7 @@ def test_compiles_without_spills(file, architecture, request):
         assert len(kernels) == launch.text(file).count("__global__")
         for name, kernel in kernels.items():
             assert (kernel.spilled, kernel.local) == (0, 0), (name, constants)
-            threads = conv.THREADS if file == "conv.cu" else launch.THREADS
+            threads = 2 * 128 if "conv2d" in name else launch.THREADS  # two blocks at once
             assert kernel.registers * threads <= REGISTERS, (name, constants)
             told = f"registers of {file} {name}", kernel.registers
             request.node.user_properties.append(told)

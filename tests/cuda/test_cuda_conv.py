@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import numpy as np
 import on_cpu
@@ -24,15 +25,16 @@ pytestmark = pytest.mark.skipif(not on_cpu.available(), reason="there is no g++"
 
 # x (N, H, W, C), outputs, kernel, stride, padding, dilation: all channels come in fours
 LAYERS = [
-    ((1, 7, 9, 4), 12, 3, 1, 1, 1),  # no size is a multiple of a tile's
-    ((2, 6, 5, 36), 68, 3, 1, 1, 1),  # two images, depth in three steps, tiles of 128 columns
+    ((1, 7, 9, 8), 24, 3, 1, 1, 1),  # no size is a multiple of a tile's
+    ((2, 6, 5, 40), 72, 3, 1, 1, 1),  # two images, depth in two or three steps, 128 columns
     ((1, 9, 8, 8), 8, 5, 2, 2, 1),
-    ((1, 12, 12, 4), 132, 3, 1, 2, 2),  # two tiles along both axes
+    ((1, 12, 12, 8), 136, 3, 1, 2, 2),  # two tiles along both axes
     ((3, 4, 4, 64), 64, 1, 1, 0, 1),
-    ((1, 7, 8, 12), 16, 7, 1, 0, 1),  # two pixels: parts share a tile
-    ((1, 8, 7, 20), 24, (3, 2), (2, 1), (0, 1), (1, 2)),
-    ((1, 2, 3, 4), 4, 3, 1, 4, 1),  # more padding than image
-    ((1, 24, 23, 4), 8, 3, 1, 1, 1),  # pixels for two parts of the gradient in the weight
+    ((1, 7, 8, 16), 16, 7, 1, 0, 1),  # two pixels: parts share a tile
+    ((1, 8, 7, 24), 32, (3, 2), (2, 1), (0, 1), (1, 2)),
+    ((1, 2, 3, 8), 8, 3, 1, 4, 1),  # more padding than image
+    ((1, 24, 23, 8), 8, 3, 1, 1, 1),  # pixels for two parts of the gradient in the weight
+    ((1, 5, 6, 4), 12, 3, 1, 1, 1),  # channels in fours, but not in eights
 ]
 FEW = [layer for layer in LAYERS if layer[1] <= 32]  # that one compiled text is enough for
 BOUNDS = {"tf32": 2e-3, "bf16": 2e-2, "fp16": 2e-3}
@@ -91,10 +93,27 @@ def check_conv2d(module, layers=FEW, names=("tf32",)):
         for name in names:
             with on_numpy(module), precision.use_precision(name):
                 y = tensor_cores.conv2d(x, w, bias, *how, 1)
-            of_rounded = im2col.conv2d(rounded(x, name), rounded(w, name), bias, *how, 1)
+                kind = tensor_cores.kind_for(*w.shape[:2])
+            of_rounded = im2col.conv2d(rounded(x, kind), rounded(w, kind), bias, *how, 1)
             assert_close(y, of_rounded, 2e-6)
             exact = im2col.conv2d(*(a.astype(float) for a in (x, w, bias)), *how, 1)
             assert_close(y, exact, BOUNDS[name])
+            if how[0] == (1, 1):
+                check_turned(module, layer, name, kind)
+
+
+def check_turned(module, layer, name, kind):
+    """The gradient in x, by the weight as a layer keeps it, which the kernel reads backwards."""
+    _, w, _, g, (stride, padding, dilation) = draw(layer)
+    w = np.ascontiguousarray(w.transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
+    reach = [d * (k - 1) - p for d, k, p in zip(dilation, w.shape[2:], padding, strict=True)]
+    how = (stride, (max(0, reach[0]), max(0, reach[1])), dilation, 1)
+    turned = im2col.turned(w, 1)
+    assert tensor_cores.is_turned(turned)
+    with on_numpy(module), precision.use_precision(name):
+        dx = tensor_cores.conv2d(g, turned, None, *how)
+    expected = im2col.conv2d(rounded(g, kind), im2col.turned(rounded(w, kind), 1), None, *how)
+    assert_close(dx, expected, 2e-6)
 
 
 def check_conv2d_weight(module, layers=FEW, names=("tf32",)):
@@ -103,16 +122,30 @@ def check_conv2d_weight(module, layers=FEW, names=("tf32",)):
         for name in names:
             with on_numpy(module), precision.use_precision(name):
                 dw = tensor_cores.conv2d_weight(x, g, w.shape[2:], *how, 1)
-            factors = rounded(x, name), rounded(g, name)
+                kind = tensor_cores.kind_for(*w.shape[:2])
+            factors = rounded(x, kind), rounded(g, kind)
             assert_close(dw, im2col.conv2d_weight(*factors, w.shape[2:], *how, 1), 2e-6)
             exact = im2col.conv2d_weight(x.astype(float), g.astype(float), w.shape[2:], *how, 1)
             assert_close(dw, exact, BOUNDS[name])
 
 
-def check_sum_parts(module):
+def check_round16(module):
+    """More and fewer numbers than a block has threads for, and such as are not finite."""
+    for eights in (1, 300):
+        x = np.random.default_rng(2).normal(size=8 * eights).astype(np.float32)
+        x[:3] = np.inf, -np.inf, 0
+        for name in ("bf16", "fp16"):
+            with on_numpy(module):
+                y = tensor_cores.round16(x, name)
+            found = (y.astype(np.uint32) << 16).view(np.float32) if name == "bf16" else y
+            expected = rounded(x, name) if name == "bf16" else x.astype(np.float16).view(np.uint16)
+            np.testing.assert_array_equal(found, expected)
+
+
+def check_sum_parts(module, file="conv", name="tf32"):
     """With a bias and a ReLU, and without; one part, several, and fewer numbers than threads."""
     rng = np.random.default_rng(1)
-    constants = tensor_cores.constants_for(32, "tf32")
+    constants = tensor_cores.constants_for(32, name)
     for parts, O in ((1, 4), (3, 20), (5, 100)):
         partial = rng.normal(size=(parts, 7, O)).astype(np.float32)
         bias = rng.normal(size=O).astype(np.float32)
@@ -120,7 +153,7 @@ def check_sum_parts(module):
             total = np.empty((7, O), np.float32)
             with on_numpy(module):
                 numbers = parts, total.size, bias, O, biased, relu
-                cuda.conv.run("conv.sum_parts", 3, partial, total, *numbers, **constants)
+                cuda.conv.run(f"{file}.sum_parts", 3, partial, total, *numbers, **constants)
             expected = partial.astype(float).sum(0) + biased * bias
             assert_close(total, np.maximum(expected, 0) if relu else expected, 1e-6)
 
@@ -130,6 +163,10 @@ CHECKS = {
     "conv.conv2d": check_conv2d,
     "conv.conv2d_weight": check_conv2d_weight,
     "conv.sum_parts": check_sum_parts,
+    "conv16.conv2d": partial(check_conv2d, names=("bf16",)),
+    "conv16.conv2d_weight": partial(check_conv2d_weight, names=("bf16",)),
+    "conv16.sum_parts": partial(check_sum_parts, file="conv16", name="bf16"),
+    "conv16.round16": check_round16,
 }
 
 
@@ -147,8 +184,9 @@ def test_half_precision(layer):
     check_conv2d_weight(on_cpu.RawModule, [layer], ["fp16"])
 
 
-def test_sum_of_parts():
-    check_sum_parts(on_cpu.RawModule)
+@pytest.mark.parametrize("kernel", ["conv.sum_parts", "conv16.sum_parts", "conv16.round16"])
+def test_before_and_after(kernel):
+    CHECKS[kernel](on_cpu.RawModule)
 
 
 @pytest.mark.parametrize("layer", LAYERS[::2], ids=str)
@@ -218,15 +256,21 @@ def test_parts_cover_all_steps_and_none_is_empty(blocks, steps):
     count, each = tensor_cores.shared_out(blocks, steps, result)
     assert (count - 1) * each < steps <= count * each
     assert count == 1 or each >= tensor_cores.LEAST_STEPS
-    assert count == 1 or count * blocks[0] * blocks[1] <= tensor_cores.BUSY
+    assert (count - 1) * blocks[0] * blocks[1] <= tensor_cores.AT_ONCE
     assert count == 1 or count * result <= tensor_cores.WORKSPACE
 
 
 def test_a_block_asks_for_no_more_shared_memory_than_any_gpu_has():
-    for columns in tensor_cores.COLUMNS:
-        constants = tensor_cores.constants_for(columns, "tf32")
-        for a in (tensor_cores.A_OF_IMAGE, tensor_cores.A_OF_WEIGHT):
-            assert tensor_cores.shared_memory(a, constants) <= on_cpu.LARGEST_SHARED_MEMORY
+    for kind in tensor_cores.KINDS:
+        for columns in tensor_cores.ROWS:
+            plan = tensor_cores.plan_for(1000, columns, kind)
+            for a_along, b_along in ((True, False), (True, True), (False, False)):
+                assert plan.shared(a_along, b_along) <= on_cpu.LARGEST_SHARED_MEMORY
+
+
+def test_a_block_has_a_warp_for_each_part_of_a_tile():
+    for columns in tensor_cores.ROWS:
+        assert tensor_cores.plan_for(1000, columns, "tf32").threads == 128
 
 
 # ---- which kernel is chosen ----------------------------------------------------------------------
@@ -234,7 +278,7 @@ def test_a_block_asks_for_no_more_shared_memory_than_any_gpu_has():
 
 @pytest.fixture
 def started(monkeypatch):
-    """The names of the kernels of conv.cu and im2col.cu that were started."""
+    """The names of the kernels of conv.cu, conv16.cu and im2col.cu that were started."""
     names = []
 
     def run(kernel, *arguments, **options):
@@ -347,6 +391,7 @@ def test_the_workspace_bounds_the_memory(standin, monkeypatch):
     """64 channels of 64 x 64 pixels, of which the patches would take 9.4 MB."""
     xp = standin
     x, w = xp.zeros((1, 64, 64, 64), np.float32), xp.zeros((64, 64, 3, 3), np.float32)
+    gemm.conv2d(x, w, None, (9, 9), (1, 1), (1, 1), 1)  # cuBLAS gets its memory
     pool = xp.get_default_memory_pool()
     pool.set_limit(pool.used_bytes() + (4 << 20))  # 1 MB for the result, 0.15 MB for the weight
 

@@ -17,7 +17,7 @@ from minifcn import Tensor, optim
 from minifcn.autograd import grad
 from minifcn.functional.reduction import _sum_rows
 from minifcn.kernels import cuda, elementwise, im2col, pooling, separable, softmax
-from minifcn.kernels.cuda import launch
+from minifcn.kernels.cuda import launch, sgd
 from minifcn.kernels.tiles import Tile
 from minifcn.shapes import conv_size
 
@@ -34,6 +34,7 @@ CONSTANTS = {
     "separable": WIDTHS,
     "sgd": [{}],
     "softmax": [{"LANES": lanes} for lanes in (1, 2, 4, 8, 16, 32)],
+    "window": WIDTHS,
 }
 CHECKS = {}  # "file.kernel" -> function(RawModule) that raises if the kernel is wrong
 
@@ -144,6 +145,8 @@ POOLINGS = [
     ((1, 9, 8, 4), (2, 2), (1, 1), (1, 1), (3, 2), False),
     ((1, 8, 9, 21), (2, 2), (3, 3), (0, 0), (1, 1), False),  # pixels in no window
     ((1, 3, 3, 64), (2, 2), (1, 1), (1, 1), (2, 2), False),
+    ((1, 5, 6, 8), (2, 3), (2, 3), (1, 1), (1, 1), True),  # side by side, padded
+    ((2, 4, 6, 4), (2, 2), (3, 4), (0, 0), (2, 3), False),  # dilated, and yet apart
 ]
 
 
@@ -159,19 +162,22 @@ def maxima(rng):
 @check("pooling.max_pool2d")
 def _(module):
     for x, y, geometry, ceil in maxima(np.random.default_rng(0)):
-        with on_numpy(module):
-            found = cuda.pooling.max_pool2d(x, *geometry, ceil)
-        np.testing.assert_array_equal(found, y)
+        for relu in (False, True):
+            with on_numpy(module):
+                found = cuda.pooling.max_pool2d(x, *geometry, ceil, relu)
+            np.testing.assert_array_equal(found, np.maximum(y, 0) if relu else y)
 
 
-@check("pooling.max_scatter")
-def _(module):
+def check_max_scatter(module):
     rng = np.random.default_rng(0)
     for x, y, geometry, _ceil in maxima(rng):
         g = few_integers(rng, *y.shape)
         with on_numpy(module):
             found = cuda.pooling.max_scatter(g, x, y, *geometry)
         np.testing.assert_array_equal(found, pooling.max_scatter(g, x, y, *geometry))
+
+
+CHECKS["pooling.max_scatter"] = CHECKS["pooling.max_scatter_apart"] = check_max_scatter
 
 
 @check("pooling.max_gather")
@@ -223,6 +229,9 @@ def scores(rng):
         labels = rng.integers(0, classes, shape)
         labels[rng.random(shape) < 0.3] = ignored
         yield logits, labels.astype(kind), ignored
+        wide = normal(rng, shape[0], shape[1] + 3, shape[2] + 2, classes)
+        yield wide[:, 1:-2, 2:], labels.astype(kind), ignored  # cut out of larger images
+        yield wide[:, 1:-2, 1:-1][:, ::-1], labels.astype(kind), ignored  # which are copied
     logits = np.array([1000, -1000, 1000, np.inf, -np.inf, 0, np.nan, 1, 2], f32).reshape(
         1, 1, 3, 3
     )
@@ -380,13 +389,22 @@ def tent(length):
     return 1 - np.abs(np.arange(length, dtype=f32) - (length - 1) / 2) / (length / 2)
 
 
+def enlarging(rng, length, C, bilinear=True):
+    """Return a weight (C, C, length, length), in memory as layers keep theirs."""
+    weight = np.empty((length, length, C, C), f32).transpose(3, 2, 0, 1)
+    weight[...] = np.outer(tent(length), tent(length)) * np.eye(C)[:, :, None, None]
+    if not bilinear:
+        weight[...] = normal(rng, *weight.shape)
+    return weight
+
+
 @check("separable.upsample")
 def _(module):
     rng = np.random.default_rng(0)
     for shape, length, *how in ENLARGEMENTS:
         x = normal(rng, *shape)
         with on_numpy(module):
-            found = cuda.separable.upsample(x, tent(length), *how)
+            found = cuda.separable.upsample(x, np.append(tent(length), f32(1)), *how)
         near(found, separable.upsample(x, tent(length), *how))
 
 
@@ -395,51 +413,174 @@ def _(module):
     rng = np.random.default_rng(0)
     for (N, *low, C), length, stride, padding, size in ENLARGEMENTS:
         y = normal(rng, N, *size, C)
+        flagged = np.append(tent(length), f32(1))
         with on_numpy(module):
-            found = cuda.separable.downsample(y, tent(length), stride, padding, low)
+            found = cuda.separable.downsample(y, flagged, stride, padding, low)
         near(found, separable.downsample(y, tent(length), stride, padding, tuple(low)))
+
+
+def check_tents(module):
+    """A weight of tents is known as such; with one number changed it is not."""
+    rng = np.random.default_rng(0)
+    for length, C in ((4, 3), (3, 1), (5, 12)):
+        weight = enlarging(rng, length, C)
+        with on_numpy(module):
+            found = cuda.separable.tent_of(weight)
+        near(found, np.append(separable.tent_of(weight), f32(1)))
+        middle = length // 2
+        places = [(0, 0, 0, 0), (C - 1, C - 1, 1, 2), (0, C // 2, 2, 1), (0, 0, middle, middle)]
+        for place in places:
+            for number in (1e-3, -1.0, np.nan):
+                changed = weight.copy(order="K")
+                changed[place] += number
+                with on_numpy(module):
+                    assert cuda.separable.tent_of(changed)[-1] == 0, (length, C, place, number)
+        for odd in (np.zeros_like(weight), -weight):
+            with on_numpy(module):
+                assert cuda.separable.tent_of(odd)[-1] == 0
+
+
+CHECKS["separable.compare"] = CHECKS["separable.agree"] = check_tents
+
+
+@check("separable.upsample_by_all")
+def _(module):
+    rng = np.random.default_rng(0)
+    for (N, H, W, C), length, stride, padding, size in ENLARGEMENTS:
+        for bilinear in (True, False):
+            x, weight = normal(rng, N, H, W, C), enlarging(rng, length, C, bilinear)
+            with on_numpy(module):
+                found = cuda.separable.conv_transpose2d(x, weight, stride, padding, size)
+            expected = im2col.conv_transpose2d(x, weight, stride, padding, size, (1, 1), 1)
+            near(found, expected)
+
+
+@check("separable.downsample_by_all")
+def _(module):
+    rng = np.random.default_rng(0)
+    for (N, H, W, C), length, stride, padding, _ in ENLARGEMENTS:
+        whole = [stride[a] * ((H, W)[a] - 1) + length - 2 * padding[a] for a in (0, 1)]
+        for bilinear in (True, False):
+            y, weight = normal(rng, N, *whole, C), enlarging(rng, length, C, bilinear)
+            with on_numpy(module):
+                found = cuda.separable.conv2d(y, weight, stride, padding, (H, W))
+            near(found, im2col.conv2d(y, weight, None, stride, padding, (1, 1), 1))
+
+
+@check("window.put")
+def _(module):
+    rng = np.random.default_rng(0)
+    for C, size, first in ((21, (7, 9), (2, 3)), (8, (3, 4), (0, 0)), (4, (5, 4), (2, 0))):
+        x = normal(rng, 2, 3, 4, C)
+        with on_numpy(module):
+            found = cuda.window.put(x, size, first)
+        expected = np.zeros((2, *size, C), f32)
+        expected[:, first[0] : first[0] + 3, first[1] : first[1] + 4] = x
+        np.testing.assert_array_equal(found, expected)
 
 
 # ---- gradient descent ----------------------------------------------------------------------------
 
 
-def check_descent(module, momentum, forms):
-    """Two steps of each form give the CPU's weights and momenta, to the bit."""
-    rng = np.random.default_rng(0)
-    shape = (3, 2, 5, 4)
-    flat, images = normal(rng, *shape), normal(rng, *shape).transpose(0, 3, 1, 2)
-    for (nesterov, caffe), decay in [(form, decay) for form in forms for decay in (0.0, 0.1)]:
-        for start, same_order in [
-            (flat, True),
-            (images, True),
-            (images, False),
-            (f32(2) * 1, True),
-        ]:
-            start = np.asarray(start)
-            w = Tensor(start.copy(order="K"), requires_grad=True)
-            sgd = optim.SGD([w], 0.3, momentum, decay, nesterov, caffe)
-            found = start.copy(order="K")
-            h = np.zeros_like(found) if momentum else None
-            for _ in range(2):
-                g = np.empty_like(start, order="K" if same_order else "C")
-                g[...] = normal(rng, *g.shape)
-                w.grad = Tensor(g)
-                sgd.step()
-                with on_numpy(module):
-                    cuda.sgd.update(found, g, h, 0.3, momentum, decay, nesterov, caffe)
-                np.testing.assert_array_equal(found, w.data)
-                if h is not None:
-                    np.testing.assert_array_equal(h, sgd.momenta[w])
+@contextmanager
+def findable(*arrays):
+    """Let kernels find arrays through a table of addresses."""
+    with pytest.MonkeyPatch.context() as patch:
+        for array in arrays:
+            start, stop = np.lib.array_utils.byte_bounds(array)
+            patch.setitem(on_cpu.reachable, start, stop - start)
+        yield
 
 
 @check("sgd.descend")
 def _(module):
-    check_descent(module, 0.0, [(False, False), (False, True)])
+    """Two steps of each form give the CPU's weights and momenta, to the bit, of all arrays."""
+    rng = np.random.default_rng(0)
+    images = normal(rng, 3, 2, 5, 4).transpose(0, 3, 1, 2)
+    # One number; several pieces, the last one of few numbers; another order in memory.
+    starts = [np.full((), 2, f32), normal(rng, 2 * sgd.PIECE + 3), images, normal(rng, 7, 3)]
+    for momentum, nesterov, caffe in DESCENTS:
+        ws = [Tensor(start.copy(order="K"), requires_grad=True) for start in starts]
+        groups = [
+            {"params": ws[:2], "lr": 0.3},
+            {"params": ws[2:], "lr": 0.2, "weight_decay": 0.1},
+        ]
+        here = optim.SGD(groups, 0.3, momentum, 0.0, nesterov, caffe)
+        settings = [(0.3, momentum, 0.0), (0.2, momentum, 0.1)]
+        found = [start.copy(order="K") for start in starts]
+        hs = [np.zeros_like(w) if momentum else None for w in found]
+        there = sgd.Descent()
+        for step in range(2):
+            for w in ws:
+                g = np.empty_like(w.data, order="C" if step else "K")
+                g[...] = normal(rng, *g.shape)
+                w.grad = Tensor(g)
+            here.step()
+            parts = [
+                sgd.Weights(w, g.grad.data, h, n // 2)
+                for n, (w, g, h) in enumerate(zip(found, ws, hs, strict=True))
+            ]
+            arrays = [array for part in parts for array in part[:3] if array is not None]
+            with on_numpy(module), findable(*arrays), ordered_too():
+                there.step(parts, settings, nesterov, caffe)
+            for w, mine, h in zip(ws, found, hs, strict=True):
+                np.testing.assert_array_equal(mine, w.data)
+                if momentum:
+                    np.testing.assert_array_equal(h, here.momenta[w])
 
 
-@check("sgd.descend_with_momentum")
-def _(module):
-    check_descent(module, 0.9, [(False, False), (False, True), (True, False), (True, True)])
+DESCENTS = [  # momentum, nesterov, caffe
+    *((0.0, False, False), (0.0, False, True), (0.9, False, False)),
+    *((0.9, False, True), (0.9, True, False), (0.9, True, True)),
+]
+
+
+@contextmanager
+def ordered_too():
+    """Let kernels find the copies that are made of gradients in another order."""
+    made = []
+
+    def in_order(array, of):
+        copy = np.empty_like(of)
+        copy[...] = array
+        made.append(copy)
+        on_cpu.reachable[copy.ctypes.data] = copy.nbytes
+        return copy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sgd, "in_order", in_order)
+        yield
+    for copy in made:
+        del on_cpu.reachable[copy.ctypes.data]
+
+
+def check_clipping(module):
+    rng = np.random.default_rng(0)
+    shapes = [(), (2 * sgd.PIECE + 3,), (3, 5, 7)]
+    for most in (0.5, 1e3):
+        gradients = [normal(rng, *shape) for shape in shapes]
+        leaves = [Tensor(np.zeros_like(g), requires_grad=True) for g in gradients]
+        for leaf, g in zip(leaves, gradients, strict=True):
+            leaf.grad = Tensor(g.copy())
+        norm = optim.clip_grad_norm_(leaves, most)
+        with on_numpy(module), findable(*gradients):
+            found = sgd.clip(gradients, most)
+        assert abs(found - norm) <= 1e-6 * norm
+        for leaf, g in zip(leaves, gradients, strict=True):
+            near(g, leaf.grad.data)
+        assert (most < norm) == (abs(gradients[1]).max() < 1)
+        for bad in (np.nan, np.inf):
+            before = [g.copy() for g in gradients]
+            before[1][-1] = gradients[1][-1] = bad
+            with on_numpy(module), findable(*gradients):
+                assert not np.isfinite(sgd.clip(gradients, most))
+            for g, kept in zip(gradients, before, strict=True):
+                np.testing.assert_array_equal(g, kept)
+            gradients[1][-1] = 0
+
+
+for _kernel in ("sum_squares", "norm_and_factor", "scale"):
+    check(f"sgd.{_kernel}")(check_clipping)
 
 
 # ---- the tests -----------------------------------------------------------------------------------

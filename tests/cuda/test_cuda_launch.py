@@ -6,7 +6,7 @@ import standin
 from standin import counting
 
 import minifcn.functional as F
-from minifcn import optim
+from minifcn import nn, optim
 from minifcn.autograd import PRIMITIVES, Tensor, grad
 from minifcn.backend import Error, is_array, to_device, to_numpy
 from minifcn.gradcheck import relative_error
@@ -38,7 +38,7 @@ def test_parameters_are_read_from_the_text():
         **{"x": "float*", "y": "float*", "C": "int", "before": "int", "after": "int"},
         **{"ratio": "float", "beta": "float", "k": "float", "count": "int"},
     }
-    assert dict(launch.parameters("dropout.dropout_mask"))["state_low"] == "unsigned long long"
+    assert dict(launch.parameters("dropout.dropout_mask"))["words"] == "unsigned long long*"
     with pytest.raises(launch.KernelError, match=r"there is no kernel 'none' in lrn\.cu"):
         launch.parameters("lrn.none")
 
@@ -231,6 +231,10 @@ def on(device, array):
     return Tensor(to_device(array.copy(order="K"), device), requires_grad=True)
 
 
+def normal(shape):
+    return np.random.default_rng(2).normal(size=shape).astype(f32)
+
+
 def images(*shape):
     """Draw (N, C, H, W), stored channels-last."""
     N, C, H, W = shape
@@ -247,7 +251,7 @@ def test_dropout_draws_on_the_gpu_what_the_cpu_would(standin):
         with counting() as seen:
             found = F.dropout(given, 0.4, rng=there)
         np.testing.assert_array_equal(to_numpy(found), expected)
-        assert (seen.kernels, seen.to_gpu, seen.to_cpu, seen.waits) == (1, 0, 0, 0)
+        assert (seen.kernels, seen.to_gpu, seen.to_cpu, seen.waits) == (1, 1, 0, 0)
 
 
 def test_dropout_takes_numbers_of_other_generators_from_the_cpu(standin):
@@ -264,22 +268,98 @@ def test_dropout_takes_numbers_of_other_generators_from_the_cpu(standin):
     "form",
     [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "caffe": True}],
 )
-def test_gradient_descent_is_one_launch_for_each_parameter(standin, form):
-    arrays = [images(4, 3, 3, 3), np.ones(4, f32)]
+def test_gradient_descent_is_one_launch_for_all_parameters(standin, form):
+    arrays = [images(4, 3, 3, 3), np.ones(4, f32), np.zeros((0, 2), f32)]
     nets = {device: [on(device, array) for array in arrays] for device in ("cpu", "cuda")}
     for device, parameters in nets.items():
-        sgd = optim.SGD(parameters, lr=0.1, weight_decay=0.01, **form)
+        groups = [{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.3}]
+        sgd = optim.SGD(groups, lr=0.1, weight_decay=0.01, **form)
         for step in range(3):
             for parameter, array in zip(parameters, arrays, strict=True):
                 parameter.grad = Tensor(to_device(array - step, device))
             with counting() as seen:
                 sgd.step()
             if device == "cuda":
-                assert seen.kernels == len(arrays)
-                assert step == 0 or seen.started == len(arrays)  # first the momenta are made
-                assert (seen.to_gpu, seen.to_cpu, seen.waits) == (0, 0, 0)
+                assert seen.kernels == 1
+                assert step == 0 or seen.started == 1  # first the momenta are made
+                assert seen.to_gpu <= (2 if step == 0 else 1)  # where all is; once the rates
+                assert (seen.to_cpu, seen.waits) == (0, 0)
     for found, expected in zip(nets["cuda"], nets["cpu"], strict=True):
         assert relative_error(found.numpy(), expected.data) <= SINGLE_LIMIT
+
+
+def test_gradient_descent_sends_what_has_changed(standin):
+    here, there = (on(device, images(4, 3, 3, 3)) for device in ("cpu", "cuda"))
+    both = [optim.SGD([w], lr=0.1, momentum=0.9) for w in (here, there)]
+    for w in (here, there):
+        w.grad = Tensor(w.data.copy(order="K"))  # the same array in each step
+
+    def step(sent):
+        both[0].step()
+        with counting() as seen:
+            both[1].step()
+        assert (seen.to_gpu, seen.kernels) == (sent, 1)
+        assert relative_error(there.numpy(), here.data) <= SINGLE_LIMIT
+
+    step(2)
+    step(0)
+    for sgd in both:
+        sgd.scale_lr(0.5)
+    step(1)
+    there.data = there.data.copy(order="K")
+    step(1)
+    for sgd in both:
+        sgd.load_state_dict(sgd.state_dict())  # copies of the momenta
+    step(1)
+
+
+def test_gradient_descent_takes_any_memory_order(standin):
+    """Of a gradient; and of weights with gaps, which CuPy's own functions then change."""
+    found = []
+    for device in ("cpu", "cuda"):
+        wide = to_device(images(4, 3, 3, 3), device)
+        ws = [Tensor(a, requires_grad=True) for a in (wide.copy(order="K"), wide[:, :2])]
+        sgd = optim.SGD(ws, lr=0.1, momentum=0.9)
+        rng = np.random.default_rng(0)
+        for _ in range(2):
+            for w in ws:
+                w.grad = Tensor(to_device(rng.normal(size=w.shape).astype(f32), device))
+            sgd.step()
+        found.append([w.numpy() for w in ws])
+    for here, there in zip(*found, strict=True):
+        assert relative_error(there, here) <= SINGLE_LIMIT
+
+
+def test_clipping_is_three_launches(standin):
+    parameters = [on("cuda", images(4, 3, 3, 3)), on("cuda", np.ones(4, f32))]
+    for parameter in parameters:
+        parameter.grad = Tensor(parameter.data + 1)
+    with counting() as seen:
+        optim.clip_grad_norm_(parameters, 0.1)
+    assert (seen.kernels, seen.launches, seen.to_gpu, seen.waits) == (3, 0, 1, 0)
+
+
+@pytest.mark.parametrize("index", [(..., slice(2, 5), slice(1, 4)), (slice(1), ..., slice(1, 4))])
+def test_the_gradient_of_a_crop_is_one_launch(standin, index):
+    """Any other part is put into zeros by CuPy."""
+    x, found = images(2, 3, 7, 5), []
+    for device in ("cpu", "cuda"):
+        leaf = on(device, x)
+        y = leaf[index]
+        with counting() as seen:
+            y.backward(Tensor(y.data.copy(order="K")))
+        found.append(leaf.grad.numpy())
+    np.testing.assert_array_equal(*found)
+    assert seen.kernels == (index[0] is ...)
+
+
+def test_cut_out_scores_are_not_copied(standin):
+    x, labels = on("cuda", images(2, 3, 9, 8)), standin.zeros((2, 5, 4), "int32")
+    y = F.crop(x, (5, 4), (1, 3))
+    with counting() as seen:
+        F.cross_entropy(y, Tensor(labels), reduction="sum").backward()
+    assert seen.kernels == 3  # softmax, there and back, and the zeros around
+    assert seen.launches <= 10  # of what tells which pixels count, and the sum
 
 
 @pytest.mark.parametrize(
@@ -304,6 +384,43 @@ def test_operations_with_kernels_move_nothing(standin, fn):
         assert (seen.to_gpu, seen.to_cpu, seen.waits) == (0, 0, 0), seen.places
     for found, expected in zip(results["cuda"], results["cpu"], strict=True):
         assert relative_error(found, expected) <= SINGLE_LIMIT
+
+
+@pytest.mark.parametrize("bilinear", [True, False])
+def test_a_fixed_weight_enlarges_by_rows_and_columns_if_it_is_bilinear(cupy, bilinear):
+    """And nobody waits to be told; nor when the weight is replaced where it lies."""
+    layer = nn.ConvTranspose2d(3, 3, 4, stride=2, bias=False, rng=np.random.default_rng(0))
+    nn.init.bilinear_(layer.weight)
+    layer.weight.requires_grad = False
+    x, results = images(2, 3, 5, 4), {}
+    for device in ("cpu", "cuda"):
+        leaf = on(device, x)
+        layer.to(device)
+        for replaced in (False, True):
+            if replaced and not bilinear:
+                layer.load_state_dict({"weight": normal((3, 3, 4, 4))})
+            leaf.grad = None
+            with counting() as seen:
+                y = layer(leaf)
+                (y * y).sum().backward()
+            results[device, replaced] = y.numpy(), leaf.grad.numpy()
+            assert (seen.to_gpu, seen.to_cpu, seen.waits) == (0, 0, 0), seen.places
+            if device == "cuda" and cupy is standin.cupy:
+                assert seen.products == 0
+        if device == "cpu":
+            nn.init.bilinear_(layer.weight)
+    for replaced in (False, True):
+        for there, here in zip(results["cuda", replaced], results["cpu", replaced], strict=True):
+            assert relative_error(there, here) <= SINGLE_LIMIT
+    changed = abs(results["cuda", True][0] - results["cuda", False][0]).max()
+    assert (changed > 0.1) == (not bilinear)
+
+
+def test_a_learned_weight_is_multiplied_as_a_whole(standin):
+    layer = nn.ConvTranspose2d(3, 3, 4, stride=2, bias=False).to("cuda")
+    with counting() as seen:
+        layer(on("cuda", images(2, 3, 5, 4)))
+    assert seen.products == 1
 
 
 def test_second_derivatives_of_the_normalisation_on_the_gpu(standin):

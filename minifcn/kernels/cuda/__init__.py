@@ -14,7 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from ...backend import Array, is_numpy
+
+_SINGLE = np.dtype(np.float32)
 
 
 class _Setting(threading.local):
@@ -41,7 +45,7 @@ def on(array: Array) -> bool:
     >>> on(np.zeros(3, np.float32))
     False
     """
-    return not is_numpy(array) and array.dtype.str == "<f4" and not _setting.plain
+    return not is_numpy(array) and array.dtype == _SINGLE and not _setting.plain
 
 
 def __getattr__(name: str) -> Any:

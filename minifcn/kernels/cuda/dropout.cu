@@ -59,18 +59,19 @@ __device__ __forceinline__ float fraction(Bits bits) {
   return ((unsigned)bits >> 8) * (1.0f / 16777216);
 }
 
-// mask[start + i] = scale where random number i is at least p, else 0, up to mask[count - 1]. The
-// state is that before the first number. Each of `threads` threads draws pair after pair.
-extern "C" __global__ void dropout_mask(float* __restrict__ mask, unsigned long long state_high,
-                                        unsigned long long state_low,
-                                        unsigned long long increment_high,
-                                        unsigned long long increment_low, float p, float scale,
-                                        int start, int count, int threads) {
+// mask (count) = scale where a random number is at least p, else 0. `words` tell where the generator
+// is: its state and its increment, each the higher half first; whether the second half of 64 bits was
+// left over, and that half. It comes first then. Each of `threads` threads draws pair after pair.
+extern "C" __global__ void dropout_mask(float* __restrict__ mask,
+                                        const unsigned long long* __restrict__ words, float p,
+                                        float scale, int count, int threads) {
   const int thread = blockIdx.x * blockDim.x + threadIdx.x;
   if (thread >= threads) return;
-  const Whole increment = {increment_high, increment_low};
+  const int start = (int)words[4];
+  if (start && thread == 0) mask[0] = fraction(words[5]) >= p ? scale : 0.0f;
+  const Whole increment = {words[2], words[3]};
   const Jump stride = jump_of(threads, increment);
-  Whole state = after(jump_of(thread + 1, increment), {state_high, state_low});
+  Whole state = after(jump_of(thread + 1, increment), {words[0], words[1]});
   for (int pair = thread; pair < (count - start + 1) / 2; pair += threads) {
     const Bits bits = mixed(state);
     const int i = start + 2 * pair;

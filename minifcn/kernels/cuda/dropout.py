@@ -6,6 +6,7 @@ import numpy as np
 
 from ...backend import Array, xp_of
 from .elementwise import in_order
+from .graph import from_cpu
 from .launch import blocks_for, run
 
 MOST_THREADS = 1 << 16  # each has to jump to its first number, which takes as long as 30 numbers
@@ -26,22 +27,25 @@ def dropout_mask(rng: np.random.Generator, p: float, like: Array) -> Array:
 
     It holds what the CPU would draw from this generator, which then is where it would be, too.
     """
-    count, scale = like.size, 1 / (1 - p) if p < 1 else 0.0
-    drawn = xp_of(like).empty(like.shape, like.dtype)
+    xp, count, scale = xp_of(like), like.size, 1 / (1 - p) if p < 1 else 0.0
+    drawn = xp.empty(like.shape, like.dtype)
+    words = from_cpu(xp, lambda: _taken(rng, count), np.empty(6, np.uint64))
+    threads = min(-(-count // 2), MOST_THREADS)
+    run("dropout.dropout_mask", blocks_for(threads), drawn, words, p, scale, count, threads)
+    return drawn if drawn.strides == like.strides else in_order(drawn, like)
+
+
+def _taken(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Return where a generator is, as the kernel reads it; leave it where it is so much later."""
     saved = rng.bit_generator.state
-    start = min(count, saved["has_uint32"])  # the second half of 64 bits may be left over
-    if start:
-        kept = rng.random(dtype=np.float32) >= np.float32(p)
-        drawn.reshape(-1)[:1] = scale if kept else 0.0
     numbers = saved["state"]["state"], saved["state"]["inc"]
     words = [word for number in numbers for word in (number >> 64, number & HALF)]
-    pairs = -(-(count - start) // 2)
-    threads = min(pairs, MOST_THREADS)
-    blocks = blocks_for(threads)
-    run("dropout.dropout_mask", blocks, drawn, *words, p, scale, start, count, threads)
-    if count > start:
-        skip(rng, count - start)
-    return drawn if drawn.strides == like.strides else in_order(drawn, like)
+    left = min(count, saved["has_uint32"])  # the second half of 64 bits may be left over
+    if left:
+        rng.random(dtype=np.float32)
+    if count > left:
+        skip(rng, count - left)
+    return np.array([*words, left, saved["uinteger"]], np.uint64)
 
 
 def skip(rng: np.random.Generator, count: int) -> None:

@@ -1,7 +1,7 @@
 """Convolution on a GPU by im2col and cuBLAS, NVIDIA's library for matrix products.
 
 The twins of im2col.py's functions: patches become rows of a matrix, tile by tile. Here a tile is
-larger, as a GPU needs much to do at once: up to 64 MB, or so many as the environment variable
+larger, as a GPU needs much to do at once: up to 256 MB, or so many as the environment variable
 MINIFCN_WORKSPACE says. More is needed only if a single row of the output takes more. Groups are
 computed one after the other.
 """
@@ -15,10 +15,11 @@ from ...backend import Array, Error, xp_of
 from ...shapes import Pair, conv_size
 from ..im2col import as_matrix, group_slices, patches
 from ..tiles import Tile, cut
+from .cublas import product
 from .elementwise import add_bias
 from .im2col import add_patches
 
-WORKSPACE = "64"  # MB of a tile of patches, if nobody says otherwise
+WORKSPACE = "256"  # MB of a tile of patches, if nobody says otherwise
 
 
 class WorkspaceError(Error, ValueError):
@@ -50,7 +51,7 @@ def conv2d(
     for tile in _tiles(len(x), height, width * kh * kw * C * x.itemsize):
         out = y[tile.images, tile.rows].reshape(-1, O)  # (n, rows, Wo, O) -> (n*rows*Wo, O)
         # The patches have no name, as they would keep it while the next ones are made.
-        xp.matmul(patches(x, tile, (kh, kw), width, *how), matrix, out=out)
+        product(_patches(x, tile, (kh, kw), width, *how), matrix, out)
         if bias is not None:
             add_bias(out, bias, relu)
         elif relu:
@@ -69,19 +70,12 @@ def conv2d_weight(
         for ins, outs in _groups(C * groups, O, groups):
             w[outs] = conv2d_weight(x[..., ins], g[..., outs], kernel, *how, 1)
         return w
-    x, g, total = xp.ascontiguousarray(x), xp.ascontiguousarray(g), None
-
-    def product(tile: Tile) -> Array:
+    x, g = xp.ascontiguousarray(x), xp.ascontiguousarray(g)
+    make = xp.empty if g.size else xp.zeros
+    total = make((kernel[0] * kernel[1] * C, O), x.dtype)
+    for number, tile in enumerate(_tiles(n, height, width * len(total) * x.itemsize)):
         pixels = g[tile.images, tile.rows].reshape(-1, O)  # (n, rows, Wo, O) -> (n*rows*Wo, O)
-        return patches(x, tile, kernel, width, *how).T @ pixels
-
-    for tile in _tiles(n, height, width * kernel[0] * kernel[1] * C * x.itemsize):
-        if total is None:
-            total = product(tile)
-        else:
-            total += product(tile)
-    if total is None:
-        total = xp.zeros((kernel[0] * kernel[1] * C, O), x.dtype)
+        product(_patches(x, tile, kernel, width, *how).T, pixels, total, add=number > 0)
     return total.reshape(*kernel, C, O).transpose(3, 2, 0, 1)  # (kh*kw*C, O) -> (O, C, kh, kw)
 
 
@@ -101,7 +95,9 @@ def conv_transpose2d(
     """
     xp = xp_of(x)
     (n, height, width, I), (_, O, kh, kw) = x.shape, weight.shape
-    y = xp.zeros((n, *output_size, O * groups), x.dtype)
+    single = _single((kh, kw), stride, padding) and output_size == (height, width)
+    make = xp.empty if single and groups == 1 else xp.zeros
+    y = make((n, *output_size, O * groups), x.dtype)
     if groups > 1:
         for ins, outs in _groups(I, O * groups, groups):
             how = (stride, padding, output_size, dilation, 1)
@@ -110,9 +106,29 @@ def conv_transpose2d(
     x, matrix = xp.ascontiguousarray(x), as_matrix(weight)  # (kh*kw*O, I)
     for tile in _tiles(n, height, width * kh * kw * O * x.itemsize):
         pixels = x[tile.images, tile.rows].reshape(-1, I)  # (n, rows, W, I) -> (n*rows*W, I)
-        # The copies, (n*rows*W, kh*kw*O), have no name either.
-        add_patches(pixels @ matrix.T, y, tile, (kh, kw), width, stride, padding, dilation)
+        if single:  # copies of a kernel of one number meet nowhere
+            product(pixels, matrix.T, y[tile.images, tile.rows].reshape(-1, O))
+            continue
+        place = xp.empty((len(pixels), len(matrix)), x.dtype)  # (n*rows*W, kh*kw*O)
+        add_patches(
+            product(pixels, matrix.T, place), y, tile, (kh, kw), width, stride, padding, dilation
+        )
+        del place  # before the next one is made
     return y
+
+
+def _patches(
+    x: Array, tile: Tile, kernel: Pair, width: int, stride: Pair, padding: Pair, dilation: Pair
+) -> Array:
+    """Return a tile of the im2col matrix of x (N, H, W, C): a view, if pixels are patches."""
+    if _single(kernel, stride, padding):
+        return x[tile.images, tile.rows].reshape(-1, x.shape[3])  # (n, rows, W, C) -> (n*rows*W, C)
+    return patches(x, tile, kernel, width, stride, padding, dilation)
+
+
+def _single(kernel: Pair, stride: Pair, padding: Pair) -> bool:
+    """Tell whether each pixel of the output sees one of the input, that at the same place."""
+    return kernel == stride == (1, 1) and padding == (0, 0)
 
 
 def workspace() -> int:

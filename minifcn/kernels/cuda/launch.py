@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from ...backend import Array, Error, debugging, device_of, is_array, is_numpy, xp_of
+from ...backend import (
+    Array,
+    Error,
+    debugging,
+    device_of,
+    gpu_of,
+    is_array,
+    is_numpy,
+    other_device,
+    xp_of,
+)
 
 FOLDER = Path(__file__).parent
 THREADS = 256  # of a block, where a kernel says nothing else
@@ -22,8 +32,15 @@ MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # along the three axes
 SHARED_MEMORY = 48 * 1024  # bytes of a block that a GPU gives unasked
 ALIGNED = 16  # bytes: where what is read at once must begin
 # What a kernel's text calls its parameters, and the types that fit.
-ARRAYS = {"float": "float32", "int": "int32"}
+ARRAYS = {
+    **{"float": "float32", "double": "float64", "int": "int32"},
+    **{"unsigned short": "uint16", "unsigned long long": "uint64"},
+}
 INTEGERS: dict[str, Any] = {"int": np.int32, "unsigned long long": np.uint64}
+POINTERS = {f"{kind}*": np.dtype(name) for kind, name in ARRAYS.items()}
+LIMITS = {kind: (np.iinfo(type).min, np.iinfo(type).max) for kind, type in INTEGERS.items()}
+LEAST, MOST = LIMITS["int"]
+_HERE = nullcontext()
 
 
 class KernelError(Error, RuntimeError):
@@ -100,17 +117,17 @@ def run(
         each kernel, if it fails.
     """
     grid = (blocks,) if isinstance(blocks, int) else blocks
-    if math.prod(grid) == 0:
+    if 0 in grid:
         return
     checked = check(kernel, grid, arguments)
-    arrays = [value for value in arguments if _is_array(value)]
-    devices = {device_of(array) for array in arrays}
-    if len(devices) > 1 or "cpu" in devices:
-        raise KernelError(f"{kernel} got arrays on {' and '.join(sorted(devices))}: use one GPU")
-    first = arrays[0]
-    with first.device:
-        xp = xp_of(first)
-        function = _function(xp, first.device.id, kernel, tuple(_options(constants)), shared)
+    arrays = [arguments[place] for place in _places(kernel)]
+    first, number = arrays[0], gpu_of(arrays[0])
+    if number < 0 or any(gpu_of(array) != number for array in arrays):
+        devices = " and ".join(sorted({device_of(array) for array in arrays}))
+        raise KernelError(f"{kernel} got arrays on {devices}: use one GPU")
+    xp = xp_of(first)
+    with other_device(first) or _HERE:
+        function = _function(xp, number, kernel, tuple(constants.items()), shared)
         function(grid, (threads,), checked, shared_mem=shared)
         if debugging():
             _wait(kernel, xp)
@@ -135,55 +152,74 @@ def at_once(channels: int, *arrays: Array) -> int:
     >>> at_once(8, a), at_once(6, a), at_once(8, a, a[1:])
     (4, 1, 1)
     """
-    together = channels % 4 == 0 and not any(_address(array) % ALIGNED for array in arrays)
+    together = channels % 4 == 0 and not any(address(array) % ALIGNED for array in arrays)
     return 4 if together else 1
 
 
-def _address(array: Array) -> int:
+def address(array: Array) -> int:
+    """Return where an array begins in the memory of its device."""
     return array.ctypes.data if is_numpy(array) else array.data.ptr
 
 
 def check(kernel: str, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the arguments in the form in which a kernel reads them; raise if they do not fit."""
-    if any(n > most for n, most in zip(grid, MOST_BLOCKS, strict=False)):
-        raise KernelError(
-            f"{kernel}: {grid} blocks: there may be {MOST_BLOCKS}, use smaller batches"
-        )
-    declared = parameters(kernel)
+    """Return the arguments in the form in which a kernel reads them; raise if they do not fit.
+
+    This is done at each launch, of which a training step has hundreds: what nearly all arguments
+    are is looked at first, and messages are only put together where they are needed.
+    """
+    for blocks, most in zip(grid, MOST_BLOCKS, strict=False):
+        if blocks > most:
+            raise KernelError(
+                f"{kernel}: {grid} blocks: there may be {MOST_BLOCKS}, use smaller batches"
+            )
+    declared, passed = parameters(kernel), list(arguments)
     if len(arguments) != len(declared):
         raise KernelError(f"{kernel} takes {len(declared)} arguments, not {len(arguments)}")
-    return tuple(
-        _checked(f"{kernel}: {name}", kind, value)
-        for (name, kind), value in zip(declared, arguments, strict=True)
-    )
+    for place, (name, kind) in enumerate(declared):
+        value = passed[place]
+        if kind in POINTERS:
+            _check_array(kernel, name, POINTERS[kind], value)
+        elif kind != "int" or type(value) is not int or not LEAST <= value <= MOST:
+            passed[place] = _number(kernel, name, kind, value)
+        # Of another int CuPy passes 8 bytes. The kernel reads the first 4, which hold all of it.
+    return tuple(passed)
+
+
+@functools.cache
+def _places(kernel: str) -> list[int]:
+    """Return which of a kernel's parameters are arrays."""
+    return [place for place, (_, kind) in enumerate(parameters(kernel)) if kind in POINTERS]
 
 
 def _is_array(value: Any) -> bool:
     return is_array(value) and not isinstance(value, np.generic)
 
 
-def _checked(where: str, kind: str, value: Any) -> Any:
-    """Return an argument as a kernel's parameter of a kind (``float*``, ``int``) takes it."""
-    if kind.endswith("*"):
-        wanted = ARRAYS[kind.removesuffix("*")]
-        if not _is_array(value) or value.dtype != wanted:
-            given = str(value.dtype) if is_array(value) else type(value).__name__
-            raise KernelError(f"{where} must be an array of {wanted}, not {given}")
-        if not value.flags.c_contiguous:
-            raise KernelError(f"{where}, {value.shape}, is not contiguous: a kernel takes no steps")
-        if value.size > MOST_NUMBERS:
-            raise KernelError(
-                f"{where}, {value.shape}, has {value.size:,} numbers: a kernel counts to "
-                f"{MOST_NUMBERS:,}: use fewer or smaller images in a batch"
-            )
-        return value
+def _check_array(kernel: str, name: str, wanted: np.dtype, value: Any) -> None:
+    """Raise unless an argument is an array that a kernel's parameter takes."""
+    where = f"{kernel}: {name}"
+    if not _is_array(value) or value.dtype != wanted:
+        given = str(value.dtype) if is_array(value) else type(value).__name__
+        raise KernelError(f"{where} must be an array of {wanted}, not {given}")
+    if not value.flags.c_contiguous:
+        raise KernelError(f"{where}, {value.shape}, is not contiguous: a kernel takes no steps")
+    if value.size > MOST_NUMBERS:
+        raise KernelError(
+            f"{where}, {value.shape}, has {value.size:,} numbers: a kernel counts to "
+            f"{MOST_NUMBERS:,}: use fewer or smaller images in a batch"
+        )
+
+
+def _number(kernel: str, name: str, kind: str, value: Any) -> Any:
+    """Return an argument as a kernel's parameter of a kind (``float``, ``int``) takes it."""
+    where = f"{kernel}: {name}"
     if kind == "float":
         if isinstance(value, int | float | np.integer | np.floating):
             return np.float32(value)  # CuPy would pass 8 bytes of a Python float
     elif isinstance(value, int | np.integer):
-        limits = np.iinfo(INTEGERS[kind])
-        if not limits.min <= value <= limits.max:
-            raise KernelError(f"{where} is {value:,}: it must be {limits.min:,} to {limits.max:,}")
+        least, most = LIMITS[kind]
+        if not least <= value <= most:
+            raise KernelError(f"{where} is {value:,}: it must be {least:,} to {most:,}")
         return INTEGERS[kind](value)
     raise KernelError(f"{where} must be a number for {kind}, not a {type(value).__name__}")
 
@@ -204,10 +240,11 @@ def _module(xp: ModuleType, device: int, file: str, options: tuple[str, ...]) ->
 
 @functools.cache
 def _function(
-    xp: ModuleType, device: int, kernel: str, options: tuple[str, ...], shared: int
+    xp: ModuleType, device: int, kernel: str, constants: tuple[tuple[str, int], ...], shared: int
 ) -> Any:
     """Return a kernel, allowed to have so much shared memory."""
     file, _, name = kernel.partition(".")
+    options = tuple(_options(dict(constants)))
     function = _module(xp, device, f"{file}.cu", options).get_function(name)
     if shared > SHARED_MEMORY:
         function.max_dynamic_shared_size_bytes = shared

@@ -38,11 +38,11 @@ __device__ __forceinline__ bool is_maximum(float x, float largest) {
   return x == largest || x != x;
 }
 
-// y (N, OH, OW, C) = the largest number of each window of x (N, H, W, C). A thread for each of
-// `count` groups of channels of y.
+// y (N, OH, OW, C) = the largest number of each window of x (N, H, W, C); where relu is 1, at least 0.
+// A thread for each of `count` groups of channels of y.
 extern "C" __global__ void max_pool2d(const float* __restrict__ x, float* __restrict__ y, int H,
                                       int W, int C, int OH, int OW, int KH, int KW, int SH, int SW,
-                                      int PH, int PW, int DH, int DW, int count) {
+                                      int PH, int PW, int DH, int DW, int relu, int count) {
   const Window g = {H, W, C, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW};
   const int i = thread_number();
   if (i >= count) return;  // the last block may have threads to spare
@@ -57,6 +57,9 @@ extern "C" __global__ void max_pool2d(const float* __restrict__ x, float* __rest
       for (int e = 0; e < WIDE; ++e)
         if (is_larger(here.at[e], largest.at[e])) largest.at[e] = here.at[e];
     }
+#pragma unroll
+  for (int e = 0; e < WIDE; ++e)
+    if (relu && largest.at[e] < 0.0f) largest.at[e] = 0.0f;
   write(y, i, largest);
 }
 
@@ -99,6 +102,45 @@ extern "C" __global__ void max_scatter(const float* __restrict__ gradient,
         if (mine[e]) sum.at[e] += share.at[e];
     }
   write(result, i, sum);
+}
+
+// The same where no two windows share a pixel, without y: each number of x is then read once. A thread
+// for each of `count` groups of channels of the gradient, which has a window: it looks for the first
+// maximum, then writes to each place. Pixels in no window are left as they are.
+extern "C" __global__ void max_scatter_apart(const float* __restrict__ gradient,
+                                             const float* __restrict__ x,
+                                             float* __restrict__ result, int H, int W, int C,
+                                             int OH, int OW, int KH, int KW, int SH, int SW, int PH,
+                                             int PW, int DH, int DW, int count) {
+  const Window g = {H, W, C, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW};
+  const int i = thread_number();
+  if (i >= count) return;
+  const Place window = place_of(i, OH, OW, C);
+  Channels largest = filled(MINUS_INFINITY);
+  int first[WIDE];
+#pragma unroll
+  for (int e = 0; e < WIDE; ++e) first[e] = -1;
+  for (int place = 0; place < KH * KW; ++place) {
+    const Place pixel = pixel_under(window, place / KW, place % KW, g);
+    if (!inside(pixel.row, pixel.column, H, W)) continue;
+    const Channels here = read(x, group_at(pixel, H, W, C));
+#pragma unroll
+    for (int e = 0; e < WIDE; ++e) {
+      const bool was_nan = largest.at[e] != largest.at[e];
+      if (first[e] >= 0 && (was_nan || !is_larger(here.at[e], largest.at[e]))) continue;
+      largest.at[e] = here.at[e], first[e] = place;
+    }
+  }
+  const Channels share = read(gradient, i);
+  for (int place = 0; place < KH * KW; ++place) {
+    const Place pixel = pixel_under(window, place / KW, place % KW, g);
+    if (!inside(pixel.row, pixel.column, H, W)) continue;
+    Channels part = filled(0.0f);
+#pragma unroll
+    for (int e = 0; e < WIDE; ++e)
+      if (first[e] == place) part.at[e] = share.at[e];
+    write(result, group_at(pixel, H, W, C), part);
+  }
 }
 
 // result (N, OH, OW, C) = for each window, the number of v (like x) where x has its first maximum

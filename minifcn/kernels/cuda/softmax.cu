@@ -16,14 +16,22 @@
 
 #include "special.cuh"
 
+// The scores may be a window of larger images: image n begins at n · `image`, and its row r so much
+// further on as r · `row` says, both counted in numbers.
+struct Window {
+  int H, W, C, image, row;
+};
+
 // No thread may leave before the shuffles: threads beyond the last pixel work on the last one, too.
 struct Share {
-  int pixel, lane;
+  int pixel, lane, start;  // `start`: where the pixel's logits begin
   bool real;
 };
-__device__ __forceinline__ Share share_of(int pixels) {
-  const int thread = blockIdx.x * blockDim.x + threadIdx.x, pixel = thread / LANES;
-  return {min(pixel, pixels - 1), thread % LANES, pixel < pixels};
+__device__ __forceinline__ Share share_of(int pixels, Window at) {
+  const int thread = blockIdx.x * blockDim.x + threadIdx.x;
+  const int pixel = min(thread / LANES, pixels - 1), line = pixel / at.W;
+  const int start = line / at.H * at.image + line % at.H * at.row + pixel % at.W * at.C;
+  return {pixel, thread % LANES, start, thread / LANES < pixels};
 }
 
 __device__ __forceinline__ float together_max(float mine) {
@@ -52,35 +60,37 @@ __device__ __forceinline__ void largest_and_sum(const float* logits, int lane, i
   sum = together_sum(mine);
 }
 
-// loss (pixels) = log(sum of exp(logits)) - logits[target], of logits (pixels, C); 0 where the target
+// loss (pixels) = log(sum of exp(logits)) - logits[target], of logits (N, H, W, C); 0 where the target
 // is `ignored`, and NaN where it is no class. LANES threads for each pixel.
 extern "C" __global__ void cross_entropy(const float* __restrict__ logits,
                                          const int* __restrict__ target, float* __restrict__ loss,
-                                         int ignored, int C, int pixels) {
-  const Share my = share_of(pixels);
+                                         int ignored, int H, int W, int C, int image, int row,
+                                         int pixels) {
+  const Share my = share_of(pixels, {H, W, C, image, row});
   float largest, sum;
-  largest_and_sum(logits + my.pixel * C, my.lane, C, largest, sum);
+  largest_and_sum(logits + my.start, my.lane, C, largest, sum);
   if (!my.real || my.lane > 0) return;
   const int label = target[my.pixel];
   const bool is_class = label >= 0 && label < C;
-  const float at_target = is_class ? logits[my.pixel * C + label] - largest : NOT_A_NUMBER;
+  const float at_target = is_class ? logits[my.start + label] - largest : NOT_A_NUMBER;
   loss[my.pixel] = label == ignored ? 0.0f : logf(sum) - at_target;
 }
 
-// error (pixels, C) = (softmax(logits) - 1 at the target) · the pixel's share. A pixel whose target
+// error (N, H, W, C) = (softmax(logits) - 1 at the target) · the pixel's share. A pixel whose target
 // is `ignored` has none.
 extern "C" __global__ void softmax_error(const float* __restrict__ logits,
                                          const int* __restrict__ target,
                                          const float* __restrict__ share, float* __restrict__ error,
-                                         int ignored, int C, int pixels) {
-  const Share my = share_of(pixels);
+                                         int ignored, int H, int W, int C, int image, int row,
+                                         int pixels) {
+  const Share my = share_of(pixels, {H, W, C, image, row});
   float largest, sum;
-  largest_and_sum(logits + my.pixel * C, my.lane, C, largest, sum);
+  largest_and_sum(logits + my.start, my.lane, C, largest, sum);
   if (!my.real) return;
   const int label = target[my.pixel];
   for (int c = my.lane; c < C; c += LANES) {
-    const int i = my.pixel * C + c;
     const float one = c == label && label != ignored ? 1.0f : 0.0f;
-    error[i] = (expf(logits[i] - largest) / sum - one) * share[my.pixel];
+    const float excess = expf(logits[my.start + c] - largest) / sum - one;
+    error[my.pixel * C + c] = excess * share[my.pixel];
   }
 }

@@ -43,10 +43,26 @@ def _launch(
     kernel: str, logits: Array, target: Array, more: list[Array], result: Array, ignored: Any
 ) -> None:
     """Start a kernel for all pixels; labels of all types become int32 first, which is soon done."""
-    xp, C = xp_of(logits), logits.shape[3]
+    xp, (_, H, W, C) = xp_of(logits), logits.shape
     labels = xp.ascontiguousarray(target.astype(xp.int32, copy=False))
-    given = [xp.ascontiguousarray(array) for array in (logits, *more)]
+    numbers, image, row = _in_place(logits)
     pixels, each = labels.size, lanes(C)
-    arrays = given[0], labels, *given[1:], result
+    arrays = numbers, labels, *(xp.ascontiguousarray(array) for array in more), result
     blocks = blocks_for(pixels * each)
-    run(f"softmax.{kernel}", blocks, *arrays, ignored, C, pixels, LANES=each)
+    run(f"softmax.{kernel}", blocks, *arrays, ignored, H, W, C, image, row, pixels, LANES=each)
+
+
+def _in_place(logits: Array) -> tuple[Array, int, int]:
+    """Return logits (N, H, W, C) as one row of numbers, and the steps to the next image and row.
+
+    Those of an FCN are cut out of larger images. They are read where they lie, rows apart.
+    """
+    xp, size = xp_of(logits), logits.itemsize
+    if not logits.size:
+        return logits.reshape(-1), 0, 0
+    if logits.strides[2:] != (logits.shape[3] * size, size) or min(logits.strides) < 0:
+        logits = xp.ascontiguousarray(logits)
+    image, row, *_ = (step // size for step in logits.strides)
+    reach = sum((n - 1) * step for n, step in zip(logits.shape, logits.strides, strict=True))
+    numbers = xp.lib.stride_tricks.as_strided(logits, (reach // size + 1,), (size,))
+    return numbers, image, row

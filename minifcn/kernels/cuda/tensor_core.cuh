@@ -22,11 +22,34 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 template <int pending>
 __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;\n" ::"n"(pending)); }
 
-// A number with 10 bits of mantissa, as tensor cores read float32.
+// Reads four quarters of 8 rows x 16 bytes from shared memory. Lane 8 e + i names row i of quarter e
+// (16 bytes, at a multiple of 16). Of each quarter, lane 4 g + t gets row g's word t: one float32, or
+// the 16-bit numbers 2t and 2t + 1.
+__device__ __forceinline__ void ldmatrix(unsigned* words, const void* row) {
+  unsigned address = (unsigned)__cvta_generic_to_shared(row);
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
+}
+
+// The same of quarters turned over, as 8 x 8 numbers of 16 bits: those in rows 2t and 2t + 1 at g.
+__device__ __forceinline__ void ldmatrix_transposed(unsigned* words, const void* row) {
+  unsigned address = (unsigned)__cvta_generic_to_shared(row);
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
+}
+
+// A float32 rounded to nearest with 10 bits of mantissa: tensor cores ignore the other 13 bits. From
+// capability 9.0 on that is one instruction; before, half of what these bits can hold is added, but
+// not to infinity or NaN, which would become something else.
 __device__ __forceinline__ unsigned to_tf32(float x) {
+#if __CUDA_ARCH__ >= 900
   unsigned rounded;
-  asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(rounded) : "f"(x));
+  asm("cvt.rn.tf32.f32 %0, %1;\n" : "=r"(rounded) : "f"(x));
   return rounded;
+#else
+  const unsigned bits = __float_as_int(x);
+  return fabsf(x) < __int_as_float(0x7f800000) ? bits + 0x1000 : bits;
+#endif
 }
 
 // Two numbers of 16 bits in one word, the first in its lower half.

@@ -1,0 +1,170 @@
+"""What a program asks of a GPU, recorded once and asked for again at once: CUDA graphs.
+
+To start a kernel takes Python some 50 microseconds. A training step starts hundreds, and a fast GPU
+computes a small net's in less time than it takes to start them. But each step starts the same ones,
+with the same arrays in the same places. So they are recorded in a graph; after that, one call makes
+the GPU do all of it.
+
+Between two replays only numbers in memory may change, never the program: neither shapes nor places,
+and no number that Python computes. `Recorded` copies the arguments to where the recorded kernels
+look for them; `from_cpu` does the same for numbers that the CPU makes anew each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...backend import Array, Error, debugging, is_numpy, xp_of
+
+USUAL = 2  # calls with the same shapes that run as usual before one is recorded
+
+
+class RecordingError(Error, RuntimeError):
+    """Something in a function cannot be recorded."""
+
+
+class _State(threading.local):
+    recorded: Recorded | None = None  # what this thread is recording
+    usual = False  # whether all calls run as usual for now
+
+
+_state = _State()
+
+
+class Recorded:
+    """A function of arrays that is replayed on a GPU, once it was called often enough.
+
+    The first calls with arrays of some shapes run as usual: kernels are compiled, and functions
+    called with new shapes each time are never recorded. Then a call is recorded, and from there on
+    the function is not called any more, until a shape changes. On a CPU it always is.
+
+    The results lie in memory of the recording: each call overwrites those of the call before.
+
+    Parameters
+    ----------
+    function
+        Of arrays on one GPU; returns a sequence of arrays. It must not ask for a number on the GPU.
+    places
+        Returns arrays that the function uses beside its arguments, such as a net's weights. What is
+        in them may change, but where they lie may not: if it does, all is recorded anew.
+
+    Raises
+    ------
+    RecordingError
+        If something cannot be recorded. ``MINIFCN_GRAPH=0`` lets every call run as usual, and so
+        does ``MINIFCN_DEBUG=1``.
+
+    Examples
+    --------
+    >>> double = Recorded(lambda x: [2 * x])
+    >>> double(np.ones(2))[0].tolist()
+    [2.0, 2.0]
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Sequence[Array]],
+        places: Callable[[], Sequence[Array]] = tuple,
+    ) -> None:
+        self.function, self.places = function, places
+        self.seen: Any = None  # shapes and places of the last call
+        self.times = 0  # that these came one after the other
+        self._forget()
+
+    def _forget(self) -> None:
+        self.graph: Any = None
+        self.inputs: list[Array] = []
+        self.outputs: Sequence[Array] = ()
+        self.changing: list[tuple[Array, Callable[[], np.ndarray]]] = []
+        self.pool: Any = None
+
+    def __call__(self, *arrays: Array) -> Sequence[Array]:
+        """Return what the function returns; the same arrays each time, once it is recorded."""
+        if is_numpy(arrays[0]) or not _wanted():
+            return self.function(*arrays)
+        key = [(a.shape, a.strides, a.dtype.char) for a in arrays]
+        key += [a.data.ptr for a in self.places()]
+        if key != self.seen:
+            self._forget()
+            self.seen, self.times = key, 0
+        self.times += 1
+        if self.times <= USUAL:
+            return self.function(*arrays)
+        xp = xp_of(arrays[0])
+        with arrays[0].device:
+            if self.graph is None:
+                self._record(xp, arrays)
+            for place, array in zip(self.inputs, arrays, strict=True):
+                xp.copyto(place, array)
+            for place, make in self.changing:
+                xp.copyto(place, xp.asarray(make()))
+            self.graph.launch()
+        return self.outputs
+
+    def _record(self, xp: Any, arrays: Sequence[Array]) -> None:
+        """Call the function; the GPU takes down what it should do, and does nothing yet."""
+        xp.get_default_memory_pool().free_all_blocks()  # the recording needs as much, of its own
+        # What the function gives back to this pool, only the function takes from it again: so
+        # nobody else's arrays get into the memory that replays write to.
+        self.pool = xp.cuda.MemoryPool()
+        stream = xp.cuda.Stream(non_blocking=True)
+        with xp.cuda.using_allocator(self.pool.malloc):
+            self.inputs = [xp.empty_like(array) for array in arrays]  # in their memory order
+            with stream:
+                _state.recorded = self
+                stream.begin_capture()
+                try:
+                    self.outputs = self.function(*self.inputs)
+                except BaseException:
+                    _abandon(stream)
+                    self._forget()
+                    raise
+                finally:
+                    _state.recorded = None
+                try:
+                    self.graph = stream.end_capture()
+                except Exception as error:  # CuPy has several types
+                    self._forget()
+                    raise RecordingError(
+                        f"a step could not be recorded as a CUDA graph: {error}: set "
+                        "MINIFCN_GRAPH=0 to do without"
+                    ) from error
+
+
+def from_cpu(xp: Any, make: Callable[[], np.ndarray], like: np.ndarray) -> Array:
+    """Return on the GPU what ``make`` returns: at each replay anew, if this is being recorded.
+
+    ``like`` has the shape and the type of it: while it is recorded, ``make`` is not called.
+    """
+    recorded = _state.recorded
+    if recorded is None:
+        return xp.asarray(make())
+    place = xp.empty(like.shape, like.dtype)
+    recorded.changing.append((place, make))
+    return place
+
+
+@contextlib.contextmanager
+def as_usual() -> Iterator[None]:
+    """Let calls in this thread run as usual: who looks at layers while they compute needs that."""
+    before, _state.usual = _state.usual, True
+    try:
+        yield
+    finally:
+        _state.usual = before
+
+
+def _wanted() -> bool:
+    return not _state.usual and os.environ.get("MINIFCN_GRAPH", "1") != "0" and not debugging()
+
+
+def _abandon(stream: Any) -> None:
+    """Stop recording after an error, which is raised then; what was recorded is of no use."""
+    with contextlib.suppress(Exception):  # because of the error, this fails, too
+        stream.end_capture()

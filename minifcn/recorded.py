@@ -1,0 +1,68 @@
+"""Gradients on a GPU without starting each of a step's hundreds of kernels anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from .autograd import Tensor
+from .backend import Array
+from .kernels.cuda.graph import Recorded
+
+
+class Gradients:
+    """A function that computes a loss and its gradients: recorded on a GPU, and then replayed.
+
+    A training step of a small net takes Python longer to ask for than a GPU to compute. So after a
+    few calls with arrays of the same shapes, what one asks of the GPU is recorded as a CUDA graph,
+    and from there on asked for at once: see `minifcn.kernels.cuda.graph.Recorded`. On a CPU each
+    call computes.
+
+    Parameters
+    ----------
+    parameters
+        Whose gradients are computed. Each call sets them anew; it adds nothing to earlier ones.
+    compute
+        Of arrays: computes a loss and calls ``backward``; returns arrays, such as the loss. It must
+        not look at numbers on the GPU.
+    state
+        Further arrays that ``compute`` uses, which may change in place only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = Tensor(np.ones(2), requires_grad=True)
+    >>> def compute(x):
+    ...     loss = (w * Tensor(x)).sum()
+    ...     loss.backward()
+    ...     return [loss.data]
+    >>> gradients = Gradients([w], compute)
+    >>> gradients(np.array([1.0, 2.0]))[0].item(), w.grad.numpy().tolist()
+    (3.0, [1.0, 2.0])
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        compute: Callable[..., Sequence[Array]],
+        state: Sequence[Array] = (),
+    ) -> None:
+        self.parameters, self.compute = list(parameters), compute
+        self.reached: list[Tensor] = []  # the parameters that the loss depends on
+        self.recorded = Recorded(self._all, lambda: [*(p.data for p in self.parameters), *state])
+
+    def __call__(self, *arrays: Array) -> list[Array]:
+        """Return what ``compute`` returns, and leave the gradients in the parameters."""
+        results = self.recorded(*arrays)
+        own = len(results) - len(self.reached)
+        for parameter in self.parameters:
+            parameter.grad = None
+        for parameter, gradient in zip(self.reached, results[own:], strict=True):
+            parameter.grad = Tensor(gradient)
+        return list(results[:own])
+
+    def _all(self, *arrays: Array) -> list[Array]:
+        for parameter in self.parameters:
+            parameter.grad = None
+        results = self.compute(*arrays)
+        self.reached = [p for p in self.parameters if p.grad is not None]
+        return [*results, *(p.grad.data for p in self.reached if p.grad is not None)]

@@ -1,0 +1,176 @@
+"""CUDA graphs: what is recorded and replayed gives the numbers that computing gives."""
+
+import numpy as np
+import pytest
+import standin as S
+
+from minifcn import functional as F
+from minifcn import models
+from minifcn.autograd import Tensor
+from minifcn.backend import to_device, to_numpy
+from minifcn.kernels.cuda.cublas import CublasError, product
+from minifcn.kernels.cuda.graph import USUAL, Recorded
+from minifcn.optim import SGD
+from minifcn.recorded import Gradients
+
+CALLS = USUAL + 3
+
+
+def arrays(cupy, count, shape=(4, 3)):
+    rng = np.random.default_rng(0)
+    return [cupy.asarray(rng.standard_normal(shape, dtype=np.float32)) for _ in range(count)]
+
+
+def test_replays_compute_with_the_new_numbers(cupy):
+    recorded = Recorded(lambda x: [cupy.maximum(x, 0) * 2 + x])
+    for x in arrays(cupy, CALLS):
+        (y,) = recorded(x)
+        expected = np.maximum(x.get(), 0) * 2 + x.get()
+        assert np.array_equal(y.get(), expected)
+    assert recorded.graph is not None
+
+
+def test_the_function_is_not_called_any_more(cupy):
+    calls = []
+    recorded = Recorded(lambda x: [calls.append(1) or x + 1])
+    for x in arrays(cupy, CALLS):
+        recorded(x)
+    assert len(calls) == USUAL + 1  # the last of them recorded
+
+
+def test_other_shapes_are_recorded_anew(cupy):
+    recorded = Recorded(lambda x: [x * 3])
+    for shape in ((2, 2), (5, 1), (2, 2)):
+        for x in arrays(cupy, CALLS, shape):
+            assert np.array_equal(recorded(x)[0].get(), x.get() * 3)
+
+
+def test_shapes_that_change_each_time_are_never_recorded(cupy):
+    recorded = Recorded(lambda x: [x * 3])
+    for size in range(1, 6):
+        recorded(cupy.ones(size, np.float32))
+        assert recorded.graph is None
+
+
+def test_an_array_in_another_place_is_noticed(cupy):
+    held = arrays(cupy, 1)
+    recorded = Recorded(lambda x: [x + held[0]], lambda: held)
+    for x in arrays(cupy, CALLS):
+        recorded(x)
+    held[0] = held[0] * 2
+    x = cupy.ones((4, 3), np.float32)
+    assert np.array_equal(recorded(x)[0].get(), 1 + held[0].get())
+
+
+@pytest.mark.parametrize(("variable", "value"), [("MINIFCN_GRAPH", "0"), ("MINIFCN_DEBUG", "1")])
+def test_switched_off(cupy, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    recorded = Recorded(lambda x: [x + 1])
+    for x in arrays(cupy, CALLS):
+        recorded(x)
+    assert recorded.graph is None
+
+
+def test_an_error_while_recording_is_raised_and_nothing_kept(cupy):
+    calls = []
+
+    def function(x):
+        calls.append(1)
+        if len(calls) == USUAL + 1:
+            raise ValueError("a mistake")
+        return [x + 1]
+
+    recorded = Recorded(function)
+    for x in arrays(cupy, USUAL):
+        recorded(x)
+    with pytest.raises(ValueError, match="a mistake"):
+        recorded(x)
+    assert np.array_equal(recorded(x)[0].get(), x.get() + 1)
+
+
+def test_dropout_draws_on(cupy):
+    """What replays drop is what the CPU would, and the generator is then where it would be."""
+    on_gpu, on_cpu = np.random.default_rng(3), np.random.default_rng(3)
+    recorded = Recorded(lambda x: [F.dropout(x, 0.5, True, on_gpu)])
+    for x in arrays(cupy, CALLS, (3, 5)):  # an odd number: a half of 64 bits is left over
+        expected = F.dropout(x.get(), 0.5, True, on_cpu)
+        assert np.array_equal(recorded(x)[0].get(), expected)
+        assert on_gpu.bit_generator.state == on_cpu.bit_generator.state
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "fcn32s"])
+def test_training_is_the_same_with_and_without(cupy, monkeypatch, name):
+    """The weights after some steps, dropout included, are equal to the bit."""
+    rng = np.random.default_rng(1)
+    batches = [
+        (rng.standard_normal((2, 3, 40, 40), dtype=np.float32), rng.integers(0, 4, (2, 40, 40)))
+        for _ in range(CALLS)
+    ]
+
+    def trained(graph):
+        monkeypatch.setenv("MINIFCN_GRAPH", graph)
+        options = {"widths": [4, 4, 8, 8, 8], "rng": np.random.default_rng(0)}
+        net = getattr(models, name)(4, "small", **options).to("cuda").train()
+        optimizer = SGD(net.parameters(), 0.1, 0.9, 1e-3)
+
+        def compute(images, labels):
+            loss = F.cross_entropy(net(Tensor(images)), Tensor(labels))
+            loss.backward()
+            return [loss.data]
+
+        gradients = Gradients(net.parameters(), compute)
+        losses = []
+        for images, labels in batches:
+            moved = to_device(images, "cuda"), to_device(labels.astype(np.int32), "cuda")
+            losses.append(to_numpy(gradients(*moved)[0]).item())
+            optimizer.step()
+        assert (gradients.recorded.graph is not None) == (graph == "1")
+        return losses, [to_numpy(p.data) for p in net.parameters()]
+
+    (losses, weights), (others, other_weights) = trained("1"), trained("0")
+    assert losses == others
+    assert all(np.array_equal(a, b) for a, b in zip(weights, other_weights, strict=True))
+
+
+def test_a_replay_asks_little_of_the_gpu(standin):
+    net = models.fcn8s(4, "small", widths=[4, 4, 8, 8, 8], dropout=0.0).to("cuda")
+    x = to_device(np.ones((1, 3, 40, 40), np.float32), "cuda")
+    recorded = Recorded(lambda x: [net(Tensor(x)).data])
+    with S.counting() as usual:
+        recorded(x)
+    for _ in range(USUAL):
+        recorded(x)
+    with S.counting() as seen:
+        recorded(x)
+    assert usual.started > 30
+    assert (seen.launches, seen.products, seen.kernels) == (2, 0, 0)  # a copy, and the graph
+    assert (seen.to_gpu, seen.to_cpu, seen.waits) == (0, 0, 0)
+
+
+# Products.
+
+
+@pytest.mark.parametrize("turned", ["", "a", "b", "ab"])
+@pytest.mark.parametrize("shape", [(3, 5, 4), (1, 5, 4), (3, 1, 4), (3, 5, 1), (1, 1, 1)])
+def test_product(cupy, shape, turned):
+    m, k, n = shape
+    (a,), (b,) = arrays(cupy, 1, (m, k)), arrays(cupy, 1, (k, n))
+    a = cupy.ascontiguousarray(a.T).T if "a" in turned else a
+    b = cupy.ascontiguousarray(b.T).T if "b" in turned else b
+    out = cupy.full((m, n), np.nan, np.float32)
+    expected = a.get().astype(np.float64) @ b.get()
+    np.testing.assert_allclose(product(a, b, out).get(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(product(a, b, out, add=True).get(), 2 * expected, 1e-5, 1e-6)
+
+
+def test_a_product_of_some_columns(cupy):
+    (a,), (b,) = arrays(cupy, 1, (6, 8)), arrays(cupy, 1, (3, 4))
+    out = cupy.zeros((6, 4), np.float32)
+    product(a[:, 2:5], b, out)
+    np.testing.assert_allclose(out.get(), a.get()[:, 2:5] @ b.get(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_matrix_with_steps_is_refused(cupy):
+    (a,), (b,) = arrays(cupy, 1, (6, 8)), arrays(cupy, 1, (4, 4))
+    with pytest.raises(CublasError, match="must be copied"):
+        product(a[::2, ::2], b, cupy.zeros((3, 4), np.float32))
