@@ -31,7 +31,6 @@ def machine() -> Facts:
     >>> list(machine())
     ['minifcn', 'Python', 'NumPy', 'BLAS', 'threads', 'GPU', 'data']
     """
-    cupy, found = probe_cuda()
     sets: list[tuple[Dataset, Dataset]] = [
         (landcover("train"), landcover("val")),
         (shapes("train"), shapes("val")),
@@ -41,6 +40,16 @@ def machine() -> Facts:
         f"out, {len(train.classes)} classes ({', '.join(train.classes)})"
         for train, val in sets
     ]
+    return versions() | {"data": "\n".join(bundled)}
+
+
+def versions() -> Facts:
+    """Return what a run is computed with: versions, threads and devices.
+
+    >>> list(versions())
+    ['minifcn', 'Python', 'NumPy', 'BLAS', 'threads', 'GPU']
+    """
+    cupy, found = probe_cuda()
     return {
         "minifcn": f"{__version__} in {Path(__file__).parent}",
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
@@ -48,8 +57,21 @@ def machine() -> Facts:
         "BLAS": "\n".join(_blas_line(blas) for blas in _blas()) or "unknown to threadpoolctl",
         "threads": f"{num_threads()} (set MINIFCN_NUM_THREADS to change it)",
         "GPU": "\n".join([found, *gpus()]) if cupy else f"none: {found}",
-        "data": "\n".join(bundled),
     }
+
+
+def processor() -> str:
+    """Return what the processor is called; Python itself does not know it on Linux.
+
+    >>> bool(processor())
+    True
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # another system
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def weight_file(path: str | Path) -> Facts:

@@ -32,12 +32,19 @@ from .cli_predict import EXAMPLES as PREDICT_EXAMPLES
 from .cli_predict import predict
 from .cli_pretrain import EXAMPLE as PRETRAIN_EXAMPLE
 from .cli_pretrain import pretrain
+from .cli_profile import EXAMPLES as PROFILE_EXAMPLES
+from .cli_profile import profile
+from .cli_runs import EXAMPLES as RUNS_EXAMPLES
+from .cli_runs import runs
 from .cli_train import EXAMPLE as TRAIN_EXAMPLE
 from .cli_train import train
 from .kernels.heap import keep_freed_memory
 from .options import CommandError, Device, Seed, complain
+from .parallel import launched, leave, one_voice
+from .terminal import shielded
 
 UNEXPECTED, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit codes; 130 is the shell's for Ctrl-C
+IN_RANKS = ("train", "evaluate", "predict")  # commands that share their work with other processes
 
 
 class _Commands(TyperGroup):
@@ -67,17 +74,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     given.sort(key=lambda argument: argument != "--debug")  # it may stand anywhere: move it first
     keep_freed_memory()  # this process does nothing else
+    with shielded():
+        _run(given)
+
+
+def _run(given: list[str]) -> None:
+    """Run a command line, and leave with its exit code."""
     try:
-        app(given, prog_name="minifcn")
+        with one_voice():
+            app(given, prog_name="minifcn")
     except Exception as error:
-        expected = isinstance(error, Error | OSError)
+        expected = isinstance(error, Error | OSError | MemoryError)
+        if isinstance(error, MemoryError) and not isinstance(error, Error):
+            fix = "choose smaller images, batches or nets"
+            text = f"error: out of memory: {error or 'no more is to be had'}: {fix}"
+        elif expected:
+            text = f"error: {error}"
+        else:
+            text = f"unexpected {type(error).__name__}: {error}; run again with --debug"
         if "--debug" in given:
             traceback.print_exc()
-        elif expected:
-            complain("\n  ".join([f"error: {error}", *getattr(error, "__notes__", ())]))
         else:
-            complain(f"unexpected {type(error).__name__}: {error}; run again with --debug")
-        sys.exit(USER_ERROR if expected else UNEXPECTED)
+            complain("\n  ".join([text, *getattr(error, "__notes__", ())]))
+        leave(USER_ERROR if expected else UNEXPECTED)
 
 
 def _version(wanted: bool) -> None:
@@ -88,6 +107,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback(epilog="Start here: [cyan]minifcn demo[/]")
 def options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -99,6 +119,12 @@ def options(
     ] = False,
 ) -> None:
     """Fully convolutional networks: train, evaluate and use nets that label every pixel."""
+    name, processes = context.invoked_subcommand, launched().number
+    if processes > 1 and name not in IN_RANKS:
+        raise CommandError(
+            f"minifcn {name} was started in {processes} processes, and works in one: leave out "
+            f"mpiexec ({', '.join(IN_RANKS)} share their work)"
+        )
 
 
 @app.command(epilog="Example: [cyan]minifcn demo --out demo[/]")
@@ -116,6 +142,7 @@ def demo(
 
 
 app.command(epilog=TRAIN_EXAMPLE)(train)
+app.command(epilog=RUNS_EXAMPLES)(runs)
 app.command(epilog=PRETRAIN_EXAMPLE)(pretrain)
 app.command(epilog=CONVERT_EXAMPLES)(convert)
 app.command(epilog=BENCH_EXAMPLES)(bench)
@@ -176,3 +203,4 @@ def gradcheck(
 
 app.command(epilog=INFO_EXAMPLES)(info)
 app.command(epilog=EXPORT_EXAMPLES)(export)
+app.command(epilog=PROFILE_EXAMPLES)(profile)

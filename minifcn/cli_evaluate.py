@@ -18,6 +18,7 @@ from .options import (
     Weights,
     check_precision,
     complain,
+    join_others,
 )
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def evaluate(
 ) -> None:
     """Measure a net on a data set: four metrics, and IU by class."""
     from .data import open_dataset
-    from .evaluation import Bands, add_up, is_learnt, new_matrices, score_images
+    from .evaluation import Bands, add_up, is_learnt, new_matrices, score_images, sum_up
     from .prediction_folder import PredictionFolder
     from .prepare import split_of
     from .progress import show_progress
@@ -107,9 +108,10 @@ def evaluate(
     from .weights import load_fcn
     from .worst import Worst, write_sheet
 
-    sizes, widths = _numbers("--scales", scales, float), _numbers("--band", band, int)
+    sizes, widths = _numbers("--scales", scales, float, 100), _numbers("--band", band, int, 10_000)
     _check_files(sheet, confusion, json_file)
     check_precision(precision, device)
+    ranks = join_others()
     part = split_of(data, split, "--split", ("val", "test"))
     dataset = open_dataset(data, part)
     folder = save_predictions and PredictionFolder(save_predictions, dataset, layout.value, part)
@@ -121,7 +123,13 @@ def evaluate(
     kept = Worst(dataset, worst or WORST, absent.value)
     with show_progress("images") as progress:
         for one in score_images(
-            loaded.model, dataset, loaded.preprocessing, device, scales=sizes, flip=flip
+            loaded.model,
+            dataset,
+            loaded.preprocessing,
+            ranks.device(device),
+            scales=sizes,
+            flip=flip,
+            ranks=ranks,
         ):
             if is_learnt(one, loaded.trained_on):
                 learnt += 1
@@ -133,7 +141,13 @@ def evaluate(
             if folder:
                 folder.save(one.sample.name, one.labels)
             progress(one.number + 1, len(dataset))
+    learnt = ranks.sum(learnt)
+    sum_up(totals, ranks)
+    bands.sum_up(ranks)
+    kept.gather(ranks)
     _check_counted(dataset, totals)
+    if not ranks.leads:
+        return
 
     print(f"{weights} on {dataset.name}: {len(dataset)} images\n")
     if learnt:
@@ -155,20 +169,21 @@ def evaluate(
         _draw_confusion(confusion, dataset, totals)
 
 
-def _numbers(option: str, text: str, kind: type[int] | type[float]) -> list[Any]:
-    """Return the numbers above 0 of a list, none twice; of an empty text, none.
+def _numbers(option: str, text: str, kind: type[int] | type[float], most: int) -> list[Any]:
+    """Return the numbers above 0 of a list, none twice and none too large; of an empty text, none.
 
-    >>> _numbers("--scales", "0.5,1", float)
+    >>> _numbers("--scales", "0.5,1", float, 100)
     [0.5, 1.0]
     """
     what = {int: "whole numbers", float: "numbers"}[kind]
     try:
         found = [kind(part) for part in text.split(",")] if text else []
-        if not all(0 < number < float("inf") for number in found) or len(set(found)) < len(found):
+        if not all(0 < number <= most for number in found) or len(set(found)) < len(found):
             raise ValueError
     except ValueError:
         raise CommandError(
-            f"{option} {text}: give {what} above 0, each once, with commas, such as 1,2"
+            f"{option} {text}: give {what} above 0 and up to {most:,}, each once, with commas, "
+            "such as 1,2"
         ) from None
     return found
 

@@ -68,14 +68,14 @@ def info(
         if warning := about.blas_warning():
             complain(f"warning: {warning}")
         return
-    facts, net = _facts_and_net(subject, backbone, classes, width, pixels)
+    facts, net = facts_and_net(subject, backbone, classes, width, pixels)
     pixels = pixels or default_size(net)
     rows = layer_table(net, *pixels)  # before anything is printed: the size may not fit
     _print_facts(facts | about.memory_facts(net, *pixels))
     _print_layers(rows, *pixels)
 
 
-def _facts_and_net(
+def facts_and_net(
     subject: str,
     backbone: str | None,
     classes: int | None,
@@ -86,7 +86,7 @@ def _facts_and_net(
     from . import about
     from .flow import planned
     from .models import CLASSIFIERS, MODELS
-    from .weights import read_header
+    from .weights.native import planned_own
 
     options: dict[str, Any] = {"num_classes": classes, "backbone": backbone, "width": width}
     options = {name: value for name, value in options.items() if value is not None}
@@ -112,7 +112,7 @@ def _facts_and_net(
     facts = about.weight_file(subject)
     if options:
         raise CommandError(f"{subject} is a net already: leave out --classes, --backbone, --width")
-    return facts, planned(**read_header(subject).config)
+    return facts, planned_own(subject)
 
 
 def _print_facts(facts: dict[str, str]) -> None:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import CommandError, Device, Precision, Weights, check_precision, complain
+from .options import (
+    CommandError,
+    Device,
+    Precision,
+    Weights,
+    check_precision,
+    complain,
+    join_others,
+)
 
 if TYPE_CHECKING:
     from .predict import Source
@@ -47,13 +55,21 @@ def predict(
     from .progress import show_progress
     from .weights import load_fcn
 
-    size = _tile_size(tile)
+    size, ranks = _tile_size(tile), join_others()
     check_precision(precision, device)
     sources = _sources(images)
     with show_progress("reading weights") as progress:
         loaded = load_fcn(weights, progress=progress)
     with show_progress("images") as progress:
-        done = predict_files(loaded, sources, out, device=device, tile=size, progress=progress)
+        done = predict_files(
+            loaded,
+            sources,
+            out,
+            device=ranks.device(device),
+            tile=size,
+            progress=progress,
+            ranks=ranks,
+        )
     for job in done:
         if len(job.tiles) > 1:
             rows, columns = job.tiles[0]
@@ -87,6 +103,7 @@ def _sources(images: list[str]) -> list[Source]:
 
 def _tile_size(text: str) -> Any:
     """Return what ``--tile`` means: "auto", None for off, or a number."""
-    if text not in ("auto", "off") and not (text.isdecimal() and int(text) > 0):
+    number = text.isdecimal() and len(text) < 10
+    if text not in ("auto", "off") and not (number and int(text) > 0):
         raise CommandError(f"--tile {text}: it must be auto, off, or a number of pixels, as 1024")
-    return int(text) if text.isdecimal() else {"off": None}.get(text, text)
+    return int(text) if number else {"off": None}.get(text, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from .options import (
     Device,
     Fusion,
     HeldOut,
+    OnTrouble,
     Precision,
     RecipeName,
     Rule,
@@ -36,8 +38,9 @@ NUMBERS = "Numbers of the training (not given: those of the recipe)"
 
 
 def train(
-    data: Data,
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the results.", show_default=False)],
+    data: Data | None = None,
     val: HeldOut = None,
     train_split: TrainSplit = None,
     val_split: ValSplit = None,
@@ -78,12 +81,36 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier run's results.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in --out, as it was begun: no other option is needed. With "
+            "--data, begin it if there is none.",
+        ),
+    ] = False,
+    save_every: Annotated[
+        int, typer.Option(min=1, help="Steps to a checkpoint, to go on from.")
+    ] = 500,
+    keep: Annotated[int, typer.Option(min=1, help="How many checkpoints are kept.")] = 3,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Write event files for TensorBoard, too."),
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read images ahead of the training.")
     ] = 0,
+    on_nan: Annotated[
+        OnTrouble,
+        typer.Option(help="Of a step whose loss is not finite; skip: learn nothing from it."),
+    ] = OnTrouble.stop,
+    on_bad_image: Annotated[
+        OnTrouble,
+        typer.Option(help="That cannot be read; skip: train on another one, if it is a few."),
+    ] = OnTrouble.stop,
     backbone: Annotated[
         Backbone | None, typer.Option(rich_help_panel=NET, show_default="that of --init, or small")
     ] = None,
@@ -215,27 +242,54 @@ def train(
 ) -> None:
     """Train nets stage by stage: FCN-32s, FCN-16s from its best weights, FCN-8s from those."""
     from . import prepare
+    from .about import versions
+    from .cli_resume import call_again, command_line, given_options, is_finished, missing_options
+    from .event_files import event_writer
     from .gpu_memory import taken
+    from .parallel import join
     from .progress import TerminalObserver, print_table, results_table, show_progress
     from .recipes import plan
     from .report import Row
-    from .start import check_nets, starting_point
-    from .train import run
+    from .run_folder import has_checkpoints
+    from .start import check_nets, recorded_start, starting_point
+    from .train import Stopped, run
 
+    if resume and overwrite:
+        raise CommandError("--resume goes on with a run, --overwrite replaces it: choose one")
+    ranks = join()  # of which the first alone looks into the folder
+    if resume and (arguments := ranks.first(lambda: missing_options(context, out))):
+        return call_again(context, arguments)
+    if resume and ranks.first(lambda: is_finished(out)):
+        return complain(f"the run in {out} is finished: its results are in {out / 'metrics.json'}")
+    if data is None:
+        there = f"{out} holds no run to go on with; " if resume else ""
+        raise CommandError(f"{there}say what to learn from: --data, for example --data landcover")
+    begun = resume and ranks.first(lambda: has_checkpoints(out))
     check_precision(precision, device)
+    device = ranks.device(device)
+    if ranks.number > 1:
+        complain(ranks.told())
+    if tensorboard:
+        event_writer()  # complains before anything is written
     train_set, val_set = prepare.open_both(data, val, train_split, val_split)
-    start = starting_point(
-        train_set,
-        init or (),
-        preprocessing and preprocessing.value,
-        backbone=backbone and backbone.value,
-        width=width,
-        widths=widths,
-        padding=None if padding is None else prepare.number_or("smallest", "--padding", padding),
-        at_once=at_once or None,
-        learn_trunk=False if fixed_trunk else None,
-        learn_upsampling="intermediate" if learn_upsampling else None,
-        fusion=fusion and fusion.value,
+    start = (
+        ranks.first(lambda: recorded_start(out))
+        if begun
+        else starting_point(
+            train_set,
+            init or (),
+            preprocessing and preprocessing.value,
+            backbone=backbone and backbone.value,
+            width=width,
+            widths=widths,
+            padding=None
+            if padding is None
+            else prepare.number_or("smallest", "--padding", padding),
+            at_once=at_once or None,
+            learn_trunk=False if fixed_trunk else None,
+            learn_upsampling="intermediate" if learn_upsampling else None,
+            fusion=fusion and fusion.value,
+        )
     )
     scaled = start.options.get("at_once", False)
     names = prepare.stage_names(stages or ("8s" if scaled else "32s,16s,8s"))
@@ -262,39 +316,64 @@ def train(
     recipes = plan(
         names, recipe.value, start.backbone, at_once=scaled, steps=each, lr=lr, **changes
     )
-    earlier = prepare.check_folder(out)
-    if earlier and not overwrite:
-        raise CommandError(
-            f"{out} holds the results of an earlier run ({', '.join(earlier)}): choose another "
-            "folder, or replace them with --overwrite"
-        )
-    with show_progress("images read") as progress:
-        found = prepare.check_data(train_set, val_set, recipes[names[0]], progress)
-    memory, warnings = check_nets(recipes, start, train_set, val_set, found, new_scores, device)
-    complain(memory)
-    if start.init is not None and start.preset:
-        complain(f"images are prepared by the rule {start.preset!r} of {train_set.name}")
-    for warning in [*found.warnings, *warnings]:
-        complain(f"warning: {warning}")
-    prepare.clear_folder(out)
-    with TerminalObserver() as observer:
-        results = run(
-            recipes,
-            train_set,
-            val_set,
-            out,
-            backbone=start.backbone,
-            options=start.options,
-            preprocessing=start.preprocessing,
-            init=start.init,
-            new_scores=new_scores,
-            eval_every=eval_every,
-            seed=seed,
-            device=device,
-            workers=workers,
-            trained_on=found.trained_on | start.trained_on,
-            observer=observer,
-        )
+    prepare.check_shares(recipes, ranks)
+    trained_on: frozenset[int] = frozenset()  # of a run that was begun, its checkpoints tell
+    if not begun:
+        earlier = ranks.first(lambda: prepare.check_folder(out))
+        if earlier and not overwrite:
+            raise CommandError(
+                f"{out} holds the results of an earlier run ({', '.join(earlier)}): choose another "
+                "folder, or replace them with --overwrite"
+            )
+        with show_progress("images read") as progress:
+            first = recipes[names[0]]
+            found = ranks.first(
+                lambda: prepare.check_data(train_set, val_set, first, progress, on_bad_image.value)
+            )
+        shares = {  # of each batch, what this process gets
+            name: replace(stage, batch_size=stage.batch_size // ranks.number)
+            for name, stage in recipes.items()
+        }
+        memory, warnings = check_nets(shares, start, train_set, val_set, found, new_scores, device)
+        complain(memory)
+        if start.init is not None and start.preset:
+            complain(f"images are prepared by the rule {start.preset!r} of {train_set.name}")
+        for warning in [*found.warnings, *warnings]:
+            complain(f"warning: {warning}")
+        ranks.first(lambda: prepare.clear_folder(out))
+        trained_on = found.trained_on | start.trained_on
+    given = given_options(context)
+    record = {"command": command_line(context, out, given), "given": given, "versions": versions()}
+    try:
+        with TerminalObserver() as observer:
+            results = run(
+                recipes,
+                train_set,
+                val_set,
+                out,
+                backbone=start.backbone,
+                options=start.options,
+                preprocessing=start.preprocessing,
+                init=start.init,
+                new_scores=new_scores,
+                eval_every=eval_every,
+                seed=seed,
+                device=device,
+                workers=workers,
+                trained_on=trained_on,
+                observer=observer,
+                tensorboard=tensorboard,
+                resume=begun,
+                save_every=save_every,
+                keep=keep,
+                on_nan=on_nan.value,
+                on_bad_image=on_bad_image.value,
+                record=record,
+                ranks=ranks,
+            )
+    except Stopped as stopped:
+        complain(f"stopped: {stopped}")
+        raise typer.Exit(128 + stopped.signal) from None
     if most := taken(device):
         complain(most)
     rows = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -122,7 +121,7 @@ def run_demo(
     facts = {"command": command, "seed": str(seed), "device": device}
     facts |= {TITLES[name]: _told(recipe, nets[name]) for name, recipe in DEMO_STAGES.items()}
     facts["time"] = f"{time.perf_counter() - start:.0f} seconds in all"
-    facts |= about.machine() | {"processor": _processor()}
+    facts |= about.machine() | {"processor": about.processor()}
     facts["data"] = f"{len(train_set)} tiles to learn from, {len(val_set)} held out"
     report = Report(
         title="Land cover from satellite images",
@@ -190,13 +189,3 @@ def _told(recipe: Recipe, net: FCN | LateFusion) -> str:
         f"{learned(net):,} parameters, {recipe.steps} steps of {recipe.batch_size} images, "
         f"learning rate {recipe.lr:g}"
     )
-
-
-def _processor() -> str:
-    """Return what the processor is called; Python itself does not know it on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # another system
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

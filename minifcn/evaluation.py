@@ -20,6 +20,7 @@ from .labelling import averaged, most_likely, outputs
 from .metrics import ConfusionMatrix, boundary_band
 from .models import Classifier
 from .nn import Module
+from .parallel import ALONE, Ranks
 from .tiling import cut
 
 
@@ -57,11 +58,12 @@ def evaluate(
     *,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, ConfusionMatrix]:
     """Return the confusion matrices of a net over a whole data set, by head.
 
     The name of the head is "" if there is only one. ``progress(done, total)`` is called after every
-    image; all else is as for `score_images`.
+    image; all else is as for `score_images`. Each of several ranks returns the sum of them all.
 
     >>> from minifcn import models
     >>> from minifcn.data import shapes
@@ -70,11 +72,14 @@ def evaluate(
     True
     """
     totals = new_matrices(dataset)
-    scored = score_images(model, dataset, preprocessing, device, scales=scales, flip=flip)
+    scored = score_images(
+        model, dataset, preprocessing, device, scales=scales, flip=flip, ranks=ranks
+    )
     for one in scored:
         add_up(totals, one)
         if progress:
             progress(one.number + 1, len(dataset))
+    sum_up(totals, ranks)
     return totals
 
 
@@ -86,6 +91,7 @@ def score_images(
     *,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Scored]:
     """Label the images of a data set one after the other, and count how many pixels are right.
 
@@ -104,6 +110,8 @@ def score_images(
         Look at each image in these sizes (1 is its own), and at its mirror image too, and let the
         mean probabilities decide: see `minifcn.labelling.averaged`. Images are then seen as a
         whole where memory allows; else, and without this, large ones in tiles.
+    ranks
+        Of several processes, each labels its share of the images.
 
     Raises
     ------
@@ -129,7 +137,7 @@ def score_images(
     heads = check_heads(model, dataset)
     model.to(device)
     parts = lru_cache(maxsize=64)(lambda height, width: cut(model, height, width))
-    for index in range(len(dataset)):
+    for index in ranks.share(len(dataset)):
         sample = dataset[index]
         image = sample.image
         if isinstance(model, Classifier):
@@ -161,6 +169,12 @@ def add_up(totals: Mapping[str, ConfusionMatrix], one: Scored) -> None:
     """Add the counts of an image to those of all images, by head."""
     for head, matrix in one.matrices.items():
         totals[head].merge(matrix)
+
+
+def sum_up(totals: Mapping[str, ConfusionMatrix], ranks: Ranks) -> None:
+    """Let each rank have the counts of all, by head."""
+    for matrix in totals.values():
+        matrix.matrix = ranks.sum(matrix.matrix)
 
 
 def _count(
@@ -282,6 +296,11 @@ class Bands:
         self.matrices = {
             head: {width: matrices[head] for width, matrices in each} for head in heads_of(dataset)
         }
+
+    def sum_up(self, ranks: Ranks) -> None:
+        """Let each rank have the counts of all."""
+        for head in self.matrices:
+            sum_up({str(width): matrix for width, matrix in self.matrices[head].items()}, ranks)
 
     def add(self, one: Scored) -> None:
         """Count the pixels of an image."""

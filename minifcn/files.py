@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary name in the same folder; rename it to ``path`` if all went well.
 
-    If not, the temporary file is removed and ``path`` is as it was.
+    If not, the temporary file is removed and ``path`` is as it was. With ``durable`` that holds
+    even if the machine loses its power: the content is on the disk before the name is.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -21,11 +24,82 @@ def replacing(path: Path) -> Iterator[Path]:
     ...     [file.name for file in Path(folder).iterdir()]
     ['note.txt']
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the whole of a long name: with more around it, it would be too long for a file.
+    temporary = path.with_name(f".{path.name[:60]}.{os.getpid()}.tmp")
     try:
         yield temporary
+        if durable:
+            to_disk(temporary)
         temporary.replace(path)
     except BaseException:  # Ctrl-C, too, must leave nothing behind
         with contextlib.suppress(OSError):  # the folder may be missing, or no folder at all
             temporary.unlink()
         raise
+    if durable:
+        to_disk(path.parent)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk.
+
+    >>> to_disk(Path("."))
+    """
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    opened = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def remove_leftovers(folder: Path) -> list[str]:
+    """Remove what `replacing` left in a folder and those below when a process was killed.
+
+    Only to be called while nobody else writes there. Returns the names.
+
+    >>> remove_leftovers(Path("not-made-yet"))
+    []
+    """
+    found = sorted(folder.rglob(".*.tmp")) if folder.is_dir() else []
+    for path in found:
+        path.unlink(missing_ok=True)
+    return [path.name for path in found]
+
+
+def why_not_written(error: OSError, path: Path, needed: int = 0) -> str:
+    """Say why a file could not be written, and what to do about it.
+
+    Parameters
+    ----------
+    error
+        What the system says.
+    path
+        The file.
+    needed
+        The bytes that it would have, if known.
+
+    Examples
+    --------
+    >>> why_not_written(PermissionError(13, "Permission denied"), Path("net.safetensors"))
+    'Permission denied: allow writing in this folder'
+    """
+    reason = error.strerror or str(error)
+    folder = path.parent
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "is not there any more, or never was"
+        return f"{reason}: the folder {folder} {what}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(folder).free
+        size = f"it needs {needed / 1e6:.1f} MB, " if needed else ""
+        return f"{reason}: {size}{free / 1e6:.1f} MB are free there: make room"
+    if error.errno == errno.EFBIG:
+        return (
+            f"{reason}: files may not become as large here ({needed / 1e6:.1f} MB; see ulimit -f)"
+        )
+    advice = {
+        errno.EACCES: "allow writing in this folder",
+        errno.EPERM: "allow writing in this folder",
+        errno.EROFS: "this disk can only be read: choose a folder on another one",
+    }
+    return f"{reason}: {advice[error.errno]}" if error.errno in advice else reason

@@ -46,3 +46,16 @@ def taken(device: str) -> str:
     with cupy.cuda.Device(number) as there:
         most, total = cupy.get_default_memory_pool().total_bytes(), there.mem_info[1]
     return f"cuda:{number}: {most / 1e6:,.0f} MB of {total / 1e6:,.0f} MB were taken at the most"
+
+
+def held(device: str) -> int:
+    """Return the bytes of a GPU that this program's arrays take at the moment; 0 of the CPU.
+
+    >>> held("cpu")
+    0
+    """
+    if device == "cpu":
+        return 0
+    number, cupy = device_number(device), require_cupy()
+    with cupy.cuda.Device(number):
+        return int(cupy.get_default_memory_pool().used_bytes())

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from .flops import multiply_adds
 from .flow import IMAGE, Net, Shape, Step, outputs, shapes, steps
 from .models import FCN, LateFusion
 from .nn import (
@@ -25,6 +26,14 @@ from .nn import (
 from .shapes import Pair
 
 IN_PLACE = Dropout, ReLU  # in evaluation they change numbers where they lie, or none
+
+
+# The layers that multiply with weights, and what they call.
+OPERATIONS: dict[Any, str] = {
+    Conv2d: "conv2d",
+    ConvTranspose2d: "conv_transpose2d",
+    Linear: "linear",
+}
 
 
 class Row(NamedTuple):
@@ -152,11 +161,12 @@ def _kind(step: Step) -> str:
 
 def _multiply_adds(step: Step, x: Shape, y: Shape) -> int:
     """Return how many inputs are multiplied with a weight, in all outputs of one image."""
-    if isinstance(step.layer, Conv2d):  # each output is a sum over a kernel
-        return math.prod(y[1:]) * step.layer.weight.data[0].size
-    if isinstance(step.layer, ConvTranspose2d):  # each input is spread over a kernel
-        return math.prod(x[1:]) * step.layer.weight.data[0].size
-    return step.layer.weight.data.size if isinstance(step.layer, Linear) else 0
+    layer = step.layer
+    for kind, operation in OPERATIONS.items():
+        if isinstance(layer, kind):
+            shapes = {"x": x, "weight": layer.weight.shape, "output": y}
+            return multiply_adds(operation, shapes)
+    return 0
 
 
 def _fields(net: Net, height: int, width: int) -> dict[str, Pair]:

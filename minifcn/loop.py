@@ -6,23 +6,394 @@ nobody wants to see a number, the program is ahead, and the GPU always has somet
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from . import functional as F
 from .autograd import Tensor
-from .data import Loader, heads_of
+from .backend import Array, digest, is_numpy, to_device
+from .data import Batch, Loader, heads_of
+from .diagnose import diagnose, not_finite
 from .kernels import precision
+from .kernels.cuda.graph import as_usual
 from .loss_scale import LossScale
 from .nn import Module, naming_layers
 from .optim import SGD, bias_groups, clip_grad_norm_, poly, warmup
+from .parallel import ALONE, Ranks
 from .recipes import Recipe, check_rate
-from .step import LATE, Step, StepLoss, TrainingError
+from .recorded import Gradients
+from .step import LATE, NotFiniteStepError, Step, StepLoss, TrainingError
+from .step_parts import (
+    advice,
+    by_head,
+    by_name,
+    classes_of,
+    labels_before,
+    labels_on,
+    shares,
+    summed,
+)
+
+OnNaN = Literal["stop", "skip"]
+
+MOST_SKIPPED = 10  # steps in a row
+INSTEAD = "could not be read, so another sample took its place: "
+COMPARE = 100  # steps after which all ranks make sure that they have the same weights
+
+
+class Training:
+    """A net, and all that changes while it learns: what is done, and what the next step needs.
+
+    A step takes ``recipe.accumulate`` batches of the loader, one after the other: their gradients
+    add up, in the memory of one batch, to that of all their images as one batch. (Dropout draws
+    other numbers then.) ``loss(output, labels, reduction=...)`` is computed from what the model
+    puts out; if it has several heads, from what each puts out, and the losses are added up.
+
+    What a step does follows from the `state` before it and from its number alone: so a training
+    that takes over the state of another one goes on as that one would, bit for bit on the CPU.
+
+    Parameters
+    ----------
+    model
+        Is moved to the device, and learns.
+    loader
+        Makes the batches; batch number s is always the same.
+    recipe
+        The numbers of the training.
+    device
+        Where to compute: "cpu", "cuda" or "cuda:N".
+    loss
+        What is made small; the cross-entropy of pixels, if nothing else is given.
+    ranks
+        The processes that learn together: each from its share of every batch, so the loader's
+        ``shard`` is its. Dropout draws other numbers on each.
+    on_nan
+        What becomes of a step whose loss or gradient is not finite. ``"stop"``: it is an error that
+        names the operation, layer and image. ``"skip"``: weights and momenta stay as they are, and
+        the step's ``events`` say so; of 10 such steps in a row the last one is an error. A GPU then
+        is waited for in each step.
+
+    Attributes
+    ----------
+    done
+        How many steps were made.
+    in_a_row
+        How many of the last ones were skipped.
+    looking
+        A context for each step, made from the model, the optimiser and the step's number: see
+        `minifcn.watch.Watch.looking`.
+    whole
+        Whether the `state` is that after a step; not so where an update was broken off.
+
+    Examples
+    --------
+    >>> from minifcn import data, models
+    >>> loader, recipe = data.Loader(data.shapes("train"), 2), Recipe(steps=3, lr=0.01)
+    >>> training = Training(models.fcn32s(4, "small"), loader, recipe)
+    >>> first = next(training.steps())
+    >>> other = Training(models.fcn32s(4, "small"), loader, recipe)
+    >>> other.load_state(training.state())
+    >>> [step.step for step in other.steps()]
+    [2, 3]
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        loader: Loader,
+        recipe: Recipe,
+        device: str = "cpu",
+        loss: Callable[..., Tensor] = F.cross_entropy,
+        ranks: Ranks = ALONE,
+        on_nan: OnNaN = "stop",
+    ) -> None:
+        self.model, self.loader, self.recipe = model.to(device).train(), loader, recipe
+        self.device, self.loss, self.ranks = device, loss, ranks
+        self.done, self.whole, self.in_a_row = 0, True, 0
+        self.on_nan = on_nan
+        self.looking: Callable[..., AbstractContextManager[object]] = lambda *about: nullcontext()
+        decay = recipe.weight_decay
+        groups = bias_groups(model, recipe.lr, decay, recipe.bias_lr, recipe.bias_decay)
+        self.optimizer = SGD(groups, recipe.lr, recipe.momentum, decay, caffe=recipe.caffe)
+        self.schedule = warmup(poly(recipe.steps, recipe.power), recipe.warmup)
+        self.scale = LossScale(next(iter(model.parameters())).data)
+        self.ignored = loader.dataset.ignore_index
+        self.heads = list(heads_of(loader.dataset))
+        self.classes: dict[str, int] = {}  # that each head of the net tells apart, once it is seen
+        state = [self.scale.factor]
+        self.replayed = Gradients(model.parameters(), self._replayable, state)
+
+    def steps(self) -> Generator[Step, None, None]:
+        """Yield a `Step` after each step, from where the training stands to the recipe's end.
+
+        A GPU is not waited for: the loss of a step is read when it is asked for, and with those of
+        up to 20 steps in any case; with ``on_nan="skip"``, at once.
+
+        Raises
+        ------
+        RecipeError
+            If the rate is for another kind of loss; see `minifcn.recipes.check_rate`.
+        NotFiniteStepError
+            If a loss or gradient is not finite; with ``on_nan="skip"``, of 10 steps in a row.
+        TrainingError
+            If the model lacks a head.
+        OutOfMemoryError
+            If a batch is too large for the device.
+        """
+        recipe, unread = self.recipe, list[StepLoss]()
+        with closing(self.loader.steps(self.done * recipe.accumulate)) as batches:
+            while self.done < recipe.steps:
+                asked = time.perf_counter()
+                parts = list(islice(batches, recipe.accumulate))
+                start = time.perf_counter()
+                with self.looking(self.model, self.optimizer, self.done + 1):
+                    told = self.step(parts)
+                unread.append(told)
+                if len(unread) == LATE or self.done == recipe.steps:
+                    self._read(unread)
+                    unread = []
+                rate = self.optimizer.param_groups[0]["lr"]
+                seconds = time.perf_counter() - start
+                events = [INSTEAD + bad for part in parts for bad in part.skipped]
+                if self.loader.skips and self.ranks.number > 1:
+                    events = [text for texts in self.ranks.gather(events) for text in texts]
+                events += [told.skipped] if told.skipped else []
+                images = self.ranks.number * sum(len(part.images) for part in parts)
+                end, wait = recipe.steps, start - asked
+                yield Step(self.done, end, told, rate, seconds, tuple(events), images, wait)
+
+    def step(self, parts: Sequence[Batch]) -> StepLoss:
+        """Learn from the batches of one step; if that fails, all is as it was before."""
+        if self.done == 0:
+            check_rate(self.recipe, parts[0].labels[0].size // len(self.heads))
+        self.optimizer.scale_lr(self.schedule(self.done))
+        self.optimizer.zero_grad()
+        if self.ranks.number > 1:
+            self._draw_anew()
+        drawn = {name: rng.bit_generator.state for name, rng in self._generators()}
+        try:
+            with naming_layers(self.model, advice(self.recipe)):
+                told = self._add_gradients(parts)
+            self._ready(told, parts)
+        except BaseException as error:
+            self._set_generators(drawn)
+            if not isinstance(error, NotFiniteStepError):
+                raise
+            return self._skip(error, parts)
+        self.in_a_row = 0
+        self._update()
+        if self.ranks.number > 1 and (self.done % COMPARE == 0 or self.done == self.recipe.steps):
+            weights = hash(tuple(digest(p.data) for p in self.model.parameters()))
+            self.ranks.check_alike(f"the sum of the weights' bits after step {self.done}", weights)
+        return told
+
+    def _read(self, unread: Sequence[StepLoss]) -> None:
+        """Look at losses that a GPU has computed; if one is not finite, the weights are spoilt."""
+        try:
+            for each in unread:
+                each.read()
+        except NotFiniteStepError:
+            self.whole = False
+            raise
+
+    def _ready(self, told: StepLoss, parts: Sequence[Batch]) -> None:
+        """Make the gradients such as the update takes them; raise if they would spoil the weights.
+
+        To look at all gradients takes a tenth of a step of VGG16: so that is done only where steps
+        are to be skipped, or the norm, which is known for little, is not finite. In fp16 the factor
+        of the loss takes care of them.
+        """
+        if self.on_nan == "skip":
+            told.read()
+        if _in_fp16():
+            self.scale.unscale_(self.model.parameters())
+        norm: Any = 0.0
+        if self.recipe.max_norm is not None:
+            norm = clip_grad_norm_(self.model.parameters(), self.recipe.max_norm)
+        if self.on_nan == "skip" or (isinstance(norm, float) and not math.isfinite(norm)):
+            named = self.model.named_parameters()
+            gradients = {name: p.grad.data for name, p in named if p.grad is not None}
+            if (name := not_finite(gradients)) is not None:
+                what = f"the gradient of {name} is not finite"
+                images = [image for part in parts for image in part.names]
+                raise NotFiniteStepError(what, told.step, images, self.recipe.lr)
+
+    def _skip(self, error: NotFiniteStepError, parts: Sequence[Batch]) -> StepLoss:
+        """Pass over a step that is not finite, as if its gradients were 0; or say what it was."""
+        self.in_a_row += 1
+        if self.on_nan == "stop" or self.in_a_row == MOST_SKIPPED:
+            ranks, self.ranks = self.ranks, ALONE  # each rank looks at its own images
+            try:
+                with as_usual():
+                    cause = diagnose(self.model, self._add_gradients, parts)
+            finally:
+                self.ranks = ranks
+            self.whole = cause.where != "weights"
+            raise error.explained(cause.text, cause.where == "images", self.in_a_row) from None
+        self.optimizer.zero_grad()
+        told = StepLoss(error.step, error.lr)
+        told.skip(f"the step was skipped: {error.what} (images {', '.join(error.images)})")
+        self.done += 1
+        return told
+
+    def _add_gradients(self, parts: Sequence[Batch]) -> StepLoss:
+        """Add the gradients of each part's loss; return the loss of all."""
+        recipe, heads = self.recipe, self.heads
+        truths = [by_head(part.labels, heads) for part in parts]
+        labelled = {h: [int((t[h] != self.ignored).sum()) for t in truths] for h in heads}
+        images = [len(part.images) for part in parts]
+        *pixels, count = self.ranks.sum(np.array([*map(sum, labelled.values()), sum(images)]))
+        whole = {head: max(1, int(of_all)) for head, of_all in zip(heads, pixels, strict=True)}
+        factors = {h: shares(recipe, labelled[h], images, whole[h], int(count)) for h in heads}
+        told = StepLoss(self.done + 1, recipe.lr)
+        for number, (part, truth) in enumerate(zip(parts, truths, strict=True)):
+            each = [factors[head][number] for head in heads]
+            if self._repeats(each):
+                arrays = labels_before(self.device, truth, self.classes, self.ignored)
+                found = self.replayed(to_device(part.images, self.device), *arrays)
+                errors = [error.copy() for error in found]  # the next step writes there again
+            else:
+                errors = self._losses(part.images, truth, each, number == len(parts) - 1)
+            for error, (head, labels) in zip(errors, truth.items(), strict=True):
+                factor = summed(recipe.reduction, len(labels), labelled[head][number])
+                self._tell(told, error, factor, whole[head], part.names)
+        return told
+
+    def _losses(
+        self, images: Array, truth: Mapping[str, Array], factors: Sequence[float], last: bool
+    ) -> list[Array]:
+        """Add the gradients of a part's losses, times factors; return the loss of each head."""
+        total, errors = self._total(images, truth, factors)
+        self.ranks.backward(total, self.model.parameters(), last=last)
+        return errors
+
+    def _total(
+        self, images: Array, truth: Mapping[str, Array], factors: Sequence[float]
+    ) -> tuple[Tensor, list[Array]]:
+        """Return the losses' sum, and each; nobody holds the scores any more then."""
+        output = by_name(self.model(Tensor(images).to(self.device)), self.heads)
+        errors = []
+        for head, labels in truth.items():
+            self.classes[head] = classes_of(output[head])
+            target = labels_on(self.device, labels, self.classes[head], self.ignored)
+            errors.append(self.loss(output[head], target, reduction=self.recipe.reduction))
+        parts = [error * factor for error, factor in zip(errors, factors, strict=True)]
+        total = sum(parts[1:], parts[0])
+        total = self.scale.scaled(total) if _in_fp16() else total
+        return total, [error.data for error in errors]
+
+    def _repeats(self, factors: Sequence[float]) -> bool:
+        """Tell whether a step asks a GPU for the same as another would, but for numbers in memory.
+
+        Then it can be replayed: see `minifcn.recorded`. The first step never is.
+        """
+        alone = self.ranks.number == 1 and self.recipe.accumulate == 1
+        return self.device != "cpu" and alone and bool(self.classes) and set(factors) == {1.0}
+
+    def _replayable(self, images: Array, *labels: Array) -> list[Array]:
+        """Compute the losses of a step, and its gradients, from arrays on the GPU."""
+        truth = dict(zip(self.heads, labels, strict=True))
+        return self._losses(images, truth, [1.0] * len(labels), last=True)
+
+    def _tell(
+        self, told: StepLoss, loss: Array, factor: float, whole: int, images: Sequence[str]
+    ) -> None:
+        """Add a loss to those of the step: that of all ranks, so that all go on, or none does."""
+        if self.ranks.number > 1:
+            ours = loss.astype(np.float64) * (factor / whole)
+            loss, factor, whole = self.ranks.sum(ours), 1, 1
+            if is_numpy(loss) and not np.isfinite(loss):
+                bad = [] if np.isfinite(ours) else list(images)
+                images = [name for names in self.ranks.gather(bad) for name in names]
+        told.add(loss, factor, whole, images)
+
+    def _update(self) -> None:
+        """Change the weights by the gradients."""
+        self.whole = False
+        self.optimizer.step()
+        self.done += 1
+        self.whole = True
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next steps depend on, beside the recipe and the data.
+
+        Returns
+        -------
+        dict
+            ``"done"``; ``"model"`` and ``"momenta"``: arrays by the parameters' names, the
+            training's own and not copies; ``"scale"``: the factor of the loss in fp16, and how many
+            steps it was good for; ``"generators"``: the state of each random generator by the
+            layer's name; ``"in_a_row"``: how many steps were skipped last.
+        """
+        momenta = self.optimizer.momenta
+        named = dict(self.model.named_parameters())
+        return {
+            "done": self.done,
+            "in_a_row": self.in_a_row,
+            "model": self.model.state_dict(),
+            "momenta": {name: momenta[p] for name, p in named.items() if p in momenta},
+            "scale": [self.scale.factor.item(), self.scale.good.item()],
+            "generators": {name: rng.bit_generator.state for name, rng in self._generators()},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state`: from here on all is as in the training that it is of.
+
+        Values are copied into the arrays that are there: how these lie in memory decides in which
+        order products are added up, and so the last bits.
+
+        Raises
+        ------
+        TrainingError
+            If the state is of another net.
+        StateError
+            The same, of its parameters.
+        """
+        named = dict(self.model.named_parameters())
+        generators = dict(self._generators())
+        unknown = set(state["momenta"]) - set(named)
+        if unknown or set(state["generators"]) != set(generators):
+            raise TrainingError(
+                f"the state is of another net: it has momenta of {', '.join(unknown) or 'all'} and "
+                f"random generators of {', '.join(state['generators']) or 'none'}, this net has "
+                f"generators of {', '.join(generators) or 'none'}"
+            )
+        self.model.load_state_dict(state["model"])
+        momenta = [state["momenta"].get(named_as) for named_as in self._names_in_groups(named)]
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "momenta": momenta})
+        factor, good = state["scale"]
+        self.scale.set(factor, good)
+        self._set_generators(state["generators"])
+        self.done, self.in_a_row = state["done"], state["in_a_row"]
+
+    def _names_in_groups(self, named: Mapping[str, Tensor]) -> Iterator[str]:
+        """Yield the names of the parameters in the optimiser's order."""
+        names = {parameter: name for name, parameter in named.items()}
+        for group in self.optimizer.param_groups:
+            yield from (names[parameter] for parameter in group["params"])
+
+    def _generators(self) -> Iterator[tuple[str, np.random.Generator]]:
+        """Yield the random generators that layers draw from, by the layers' names."""
+        for name, module in self.model.named_modules():
+            for value in vars(module).values():
+                if isinstance(value, np.random.Generator):
+                    yield name, value
+
+    def _draw_anew(self) -> None:
+        """Let layers draw other numbers on each rank, which follow from the step's number alone."""
+        for layer, (_, rng) in enumerate(self._generators()):
+            seed = np.random.SeedSequence([self.loader.seed, self.done, self.ranks.rank, layer])
+            rng.bit_generator.state = type(rng.bit_generator)(seed).state
+
+    def _set_generators(self, states: Mapping[str, Any]) -> None:
+        for name, rng in self._generators():
+            rng.bit_generator.state = states[name]
 
 
 def fit(
@@ -31,126 +402,18 @@ def fit(
     recipe: Recipe,
     device: str = "cpu",
     loss: Callable[..., Tensor] = F.cross_entropy,
+    ranks: Ranks = ALONE,
+    on_nan: OnNaN = "stop",
 ) -> Iterator[Step]:
-    """Train a model, one step each time the next `Step` is asked for.
-
-    A step takes ``recipe.accumulate`` batches of the loader, one after the other: their gradients
-    add up, in the memory of one batch, to that of all their images as one batch. (Dropout draws
-    other numbers then.) ``loss(output, labels, reduction=...)`` is computed from what the model
-    puts out; if it has several heads, from what each puts out, and the losses are added up.
-
-    A GPU is not waited for: the loss of a step is read when it is asked for, and with those of up
-    to 20 steps in any case.
+    """Train a model, one step each time the next `Step` is asked for: see `Training`.
 
     Raises
     ------
-    RecipeError
-        If the rate is for another kind of loss; see `minifcn.recipes.check_rate`.
-    TrainingError
-        If the loss is not a finite number any more, or the model lacks a head.
-    OutOfMemoryError
-        If a batch is too large for the device.
+    RecipeError, TrainingError, OutOfMemoryError
+        As `Training.steps`.
     """
-    groups = bias_groups(model, recipe.lr, recipe.weight_decay, recipe.bias_lr, recipe.bias_decay)
-    optimizer = SGD(groups, recipe.lr, recipe.momentum, recipe.weight_decay, caffe=recipe.caffe)
-    schedule = warmup(poly(recipe.steps, recipe.power), recipe.warmup)
-    model.to(device).train()
-    scale = LossScale(next(iter(model.parameters())).data)
-    unread: list[StepLoss] = []
-    ignored, heads = loader.dataset.ignore_index, list(heads_of(loader.dataset))
-    with closing(loader.steps()) as batches:
-        for step in range(recipe.steps):
-            parts = list(islice(batches, recipe.accumulate))
-            truths = [_by_head(part.labels, heads) for part in parts]
-            if step == 0:
-                check_rate(recipe, truths[0][heads[0]][0].size)
-            start = time.perf_counter()
-            optimizer.scale_lr(schedule(step))
-            optimizer.zero_grad()
-            fp16 = precision.current() == "fp16"
-            labelled = {h: [int((truth[h] != ignored).sum()) for truth in truths] for h in heads}
-            images = [len(part.images) for part in parts]
-            shares = {head: _shares(recipe, pixels, images) for head, pixels in labelled.items()}
-            told = StepLoss(step, recipe.lr)
-            with naming_layers(model, _advice(recipe)):
-                for number, (part, truth) in enumerate(zip(parts, truths, strict=True)):
-                    output = _by_name(model(Tensor(part.images).to(device)), heads)
-                    errors = []
-                    for head, labels in truth.items():
-                        target = _labels_on(device, labels, output[head], ignored)
-                        error = loss(output[head], target, reduction=recipe.reduction)
-                        pixels = labelled[head]
-                        factor = _summed(recipe.reduction, len(labels), pixels[number])
-                        told.add(error.data, factor, max(1, sum(pixels)), part.names)
-                        errors.append(error * shares[head][number])
-                    total = sum(errors[1:], errors[0])
-                    (scale.scaled(total) if fp16 else total).backward()
-                    del output, error, errors, total  # and all behind them, before the next part
-                if fp16:
-                    scale.unscale_(model.parameters())
-                if recipe.max_norm is not None:
-                    clip_grad_norm_(model.parameters(), recipe.max_norm)
-                optimizer.step()
-            unread.append(told)
-            if len(unread) == LATE or step + 1 == recipe.steps:
-                for each in unread:
-                    each.read()
-                unread = []
-            rate = optimizer.param_groups[0]["lr"]
-            yield Step(step + 1, recipe.steps, told, rate, time.perf_counter() - start)
+    yield from Training(model, loader, recipe, device, loss, ranks, on_nan).steps()
 
 
-def _by_head(labels: np.ndarray, heads: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return a batch's labels (N, H, W) of each head."""
-    if len(heads) == 1:
-        return {heads[0]: labels}
-    # (N, heads, H, W) -> (N, H, W)
-    return {head: np.ascontiguousarray(labels[:, i]) for i, head in enumerate(heads)}
-
-
-def _by_name(output: Any, heads: Sequence[str]) -> dict[str, Any]:
-    """Return what each head puts out, by its name in the data set."""
-    found = output if isinstance(output, dict) else {heads[0]: output}
-    if set(heads) != set(found):
-        raise TrainingError(
-            f"the net has the heads {', '.join(found)}, the data labels for {', '.join(heads)}: "
-            "both must be the same"
-        )
-    return found
-
-
-def _shares(recipe: Recipe, labelled: Sequence[int], images: Sequence[int]) -> list[float]:
-    """Return what each part's loss is multiplied with, so that the sum is that of one batch.
-
-    ``labelled`` are the numbers of labelled pixels of the parts, ``images`` those of their images.
-    """
-    if recipe.reduction == "sum":
-        return [1.0] * len(labelled)
-    if recipe.reduction == "batchmean":
-        return [count / sum(images) for count in images]  # Caffe's iter_size
-    # Caffe's iter_size divides by the number of parts here, too, which is the mean of their means:
-    # of 10 labelled pixels in one image and 1000 in another, each of the 10 then counts as 100.
-    return [pixels / max(1, sum(labelled)) for pixels in labelled]
-
-
-def _summed(reduction: str, images: int, labelled: int) -> int:
-    """Return what a loss must be multiplied with to be the sum over all pixels."""
-    return {"mean": labelled, "sum": 1, "batchmean": images}[reduction]
-
-
-def _labels_on(device: str, labels: np.ndarray, output: Any, ignored: int) -> Tensor:
-    """Return labels where the net is. On a GPU they could not be checked without waiting."""
-    if device == "cpu":
-        return Tensor(labels)  # the loss checks them
-    scores = output[0] if isinstance(output, tuple) else output
-    F.check_labels(labels, scores.shape[1], ignored)
-    return Tensor(labels.astype(np.int32)).to(device)
-
-
-def _advice(recipe: Recipe) -> str:
-    """Say how a step comes to need less memory."""
-    batch = recipe.batch_size
-    if batch > 1:
-        same = f"with --accumulate {2 * recipe.accumulate} the steps are the same"
-        return f"half as many images at a time: --batch-size {batch // 2} ({same})"
-    return "smaller parts of the images (--crop), less --padding, or a narrower net (--width)"
+def _in_fp16() -> bool:
+    return precision.current() == "fp16"

@@ -42,6 +42,10 @@ class LossScale:
             self.factor: Array = xp_of(like).asarray(FIRST, np.float32)
             self.good: Array = xp_of(like).asarray(0, np.int32)  # steps since the last change
 
+    def set(self, factor: float, good: int) -> None:
+        """Go on from where another one stood."""
+        self.factor[...], self.good[...] = factor, good
+
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss to call ``backward`` of."""
         return loss * Tensor(self.factor)
@@ -64,5 +68,6 @@ class LossScale:
             good = xp.where(finite, self.good + 1, 0)
             enough = good >= PATIENCE
             change = xp.where(finite, xp.where(enough, 2.0, 1.0), 0.5)
-            self.factor = xp.asarray(self.factor * change, np.float32)
-            self.good = xp.where(enough, 0, good)
+            # In place: who works with the factor need not ask for another array each time.
+            self.factor *= xp.asarray(change, np.float32)
+            self.good[...] = xp.where(enough, 0, good)

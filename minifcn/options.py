@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .backend import Error, choose_device
+from .parallel import Ranks, join
 
 
 class CommandError(Error, ValueError):
@@ -78,6 +79,13 @@ Weights = Annotated[
     Path,
     typer.Argument(metavar="WEIGHTS", help="A weight file (.safetensors).", show_default=False),
 ]
+
+
+class OnTrouble(StrEnum):
+    """What becomes of a run when something is wrong: it stops, or passes over it."""
+
+    stop = "stop"
+    skip = "skip"
 
 
 class PrecisionName(StrEnum):
@@ -149,6 +157,14 @@ def complain(text: str) -> None:
     print(f"minifcn: {text}", file=sys.stderr)
 
 
+def join_others() -> Ranks:
+    """Return the processes that a launcher such as mpiexec started with this one; say which."""
+    ranks = join()
+    if told := ranks.told():
+        complain(told)
+    return ranks
+
+
 def check_precision(precision: PrecisionName | None, device: str) -> None:
     """Refuse a precision that there is only on GPUs, if the CPU is to compute."""
     if device == "cpu" and precision not in (None, PrecisionName.fp32):
@@ -175,6 +191,14 @@ def height_and_width(text: str) -> tuple[int, int]:
     """
     height, cross, width = text.partition("x")
     numbers = (height, width if cross else height)
-    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+    if not all(n.isdecimal() and len(n) < 10 and int(n) > 0 for n in numbers):
         raise CommandError(f"--size {text}: it must be a number of pixels, as 500, or 375x500")
-    return int(numbers[0]), int(numbers[1])
+    from .data.images import LIMIT, most_pixels
+
+    high, wide = map(int, numbers)
+    if high * wide > most_pixels():
+        raise CommandError(
+            f"--size {text}: these are {high * wide:,} pixels, and an image may have "
+            f"{most_pixels():,} ({LIMIT})"
+        )
+    return high, wide

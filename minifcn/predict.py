@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,9 +20,11 @@ from .data import (
 )
 from .data.folder import IMAGE_ENDINGS
 from .data.images import save_image
+from .data.names import check_inside, file_parts, same_file_key
 from .display import Labelled
 from .labelling import PredictionError, most_likely
 from .nn import Module
+from .parallel import ALONE, Ranks
 from .sample_pictures import first_picture
 from .tiling import Tile, TileSize, cut
 from .viz import annotated
@@ -203,27 +205,25 @@ def plan(sources: Sequence[Source], out: Path, heads: Sequence[str] = ("",)) -> 
     Raises
     ------
     PredictionError
-        If two images would have results of one name, a result would replace an image, or the name
-        of an image leads out of the folder.
+        If two images would have results of one name, capitals aside, or a result would replace an
+        image.
+    UnsafeNameError
+        If the name of an image leads out of the folder, or no file can be called so.
     """
-    wanted: dict[Path, Path | str] = {}
+    wanted: dict[str, Path | str] = {}
     jobs, originals = [], set()
     for image, name, files, read in _images(sources):
-        place = PurePosixPath(name)
-        if place.is_absolute() or ".." in place.parts or "\\" in name:
-            raise PredictionError(
-                f"{image}: the results of this image would lie outside of {out}: rename it"
-            )
-        stems = [f"{name}_{head}" if number else name for number, head in enumerate(heads)]
-        labels = {head: out / f"{stem}.png" for head, stem in zip(heads, stems, strict=True)}
-        overlays = {
-            head: out / f"{stem}_overlay.png" for head, stem in zip(heads, stems, strict=True)
-        }
+        labels, overlays = {}, {}
+        for number, head in enumerate(heads):
+            *folders, last = file_parts(f"{name}_{head}" if number else name)
+            place = out.joinpath(*folders)
+            check_inside(out, place / last)
+            labels[head], overlays[head] = place / f"{last}.png", place / f"{last}_overlay.png"
         jobs.append(Job(Prediction(image, labels, overlays), read))
         originals |= {file.resolve() for file in files}
     for result, _ in jobs:
         for file in (*result.labels.values(), *result.overlays.values()):
-            other = wanted.setdefault(file, result.image)
+            other = wanted.setdefault(same_file_key(file), result.image)
             if other != result.image:
                 raise PredictionError(
                     f"{other} and {result.image} would both be written to {file}: rename one of "
@@ -292,6 +292,7 @@ def predict_files(
     device: str | None = None,
     tile: TileSize = "auto",
     progress: Callable[[float, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Prediction]:
     """Label images: write NAME.png and NAME_overlay.png into a folder for each.
 
@@ -313,6 +314,8 @@ def predict_files(
     progress
         Is called as ``progress(done, total)`` after each image, and after each tile of it, when
         ``done`` is not a whole number.
+    ranks
+        Of several processes, each labels its share of the images; all return all results.
 
     Raises
     ------
@@ -333,12 +336,14 @@ def predict_files(
             reason = error.strerror or error
             raise PredictionError(f"{folder}: this folder cannot be made: {reason}") from error
     _move(loaded.model, device)
-    done, unreadable = [], []
-    for number, (result, read) in enumerate(jobs):
+    done: dict[int, Prediction] = {}
+    unreadable: dict[int, Error] = {}
+    for number in ranks.share(len(jobs)):
+        result, read = jobs[number]
         try:
             image = read()
         except Error as error:  # one bad file must not cost the work on the others
-            unreadable.append(error)
+            unreadable[number] = error
         else:
             parts = cut(loaded.model, image.shape[0], image.shape[1], tile)
             by_tile = _within(progress, number, len(jobs))
@@ -347,17 +352,20 @@ def predict_files(
             for (name, head), label in zip(heads.items(), found.values(), strict=True):
                 save_label(result.labels[name], label, head.palette)
                 save_image(result.overlays[name], annotated(picture, label, *head))
-            done.append(result._replace(tiles=tuple(parts)))
+            done[number] = result._replace(tiles=tuple(parts))
         if progress:
             progress(number + 1, len(jobs))
+    for theirs, errors in ranks.gather((done, unreadable)):
+        done |= theirs
+        unreadable |= errors
     if len(unreadable) == 1:
-        raise unreadable[0]
+        raise next(iter(unreadable.values()))
     if unreadable:
         several = PredictionError(f"{len(unreadable)} of {len(jobs)} images could not be read")
-        for each in unreadable:
+        for _, each in sorted(unreadable.items()):
             several.add_note(str(each))
         raise several
-    return done
+    return [done[number] for number in sorted(done)]
 
 
 def _within(

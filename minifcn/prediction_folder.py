@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 
 from .backend import Error
 from .data import Dataset, heads_of, save_label
+from .data.names import check_inside, file_parts, same_file_key
 
 VOC_PLACE = "results/VOC2012/Segmentation"  # in an archive for PASCAL VOC's evaluation server
 COMPETITIONS = {"voc": "comp6", "voc-comp5": "comp5"}  # by layout
 
 
 class FolderError(Error, ValueError):
-    """A folder that predictions must not be written into, or a name that leads out of it."""
+    """A folder that predictions must not be written into."""
 
 
 class PredictionFolder:
@@ -42,8 +43,9 @@ class PredictionFolder:
     Raises
     ------
     FolderError
-        If it is the data set's own folder, if it cannot be written into, or if images
-        have names that lead out of it.
+        If it is the data set's own folder, or cannot be written into.
+    UnsafeNameError
+        If images have names that lead out of it.
 
     Examples
     --------
@@ -63,18 +65,17 @@ class PredictionFolder:
         self.path, self.heads, self.place = path, heads_of(dataset), path
         if layout in COMPETITIONS:
             self.place = path / VOC_PLACE / f"{COMPETITIONS[layout]}_{split}_cls"
-        self._owners: dict[Path, str] = {}  # of the files written so far
+        self._owners: dict[str, str] = {}  # of the files
         items = getattr(dataset, "items", ())
         folders = {f.absolute().parent for item in items for f in (*item.images, *item.labels)}
         self._taken = {folder.resolve() for folder in folders}  # where the data lie
-        self._root = path.resolve()
-        if folders and self._root == Path(os.path.commonpath(self._taken)):
+        if folders and path.resolve() == Path(os.path.commonpath(self._taken)):
             raise FolderError(
                 f"{path}: here lies {dataset.name}: choose another folder for the predictions"
             )
         for item in items:  # better now than after an hour
             for head in self.heads:
-                self.file(item.name, head)
+                self._claim(item.name, head)
         try:
             self.place.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.place):
@@ -89,15 +90,16 @@ class PredictionFolder:
 
         Raises
         ------
+        UnsafeNameError
+            If no file can have this name, or it or a link leads out of the folder.
         FolderError
-            If that is outside of the folder, or among the files of the data set.
+            If the place is among the files of the data set.
         """
         place = self.place / head if len(self.heads) > 1 else self.place
-        file = place.joinpath(*_parts(name)[:-1], f"{_parts(name)[-1]}.png")
-        real = file.parent.resolve() / file.name  # a folder in it may be a link to elsewhere
-        if not real.is_relative_to(self._root):
-            raise FolderError(f"{file}: leads to {real}, which is not in {self.path}")
-        if real.parent in self._taken:
+        *folders, last = file_parts(name)
+        file = place.joinpath(*folders, f"{last}.png")
+        check_inside(self.path, file)
+        if file.parent.resolve() in self._taken:
             raise FolderError(
                 f"{file}: files of the data set lie in {file.parent}, so no predictions go there: "
                 "choose another folder for them"
@@ -111,17 +113,14 @@ class PredictionFolder:
 
         Raises
         ------
-        FolderError
-            As for `file`; or if another image has been written to the same file.
+        FolderError, UnsafeNameError
+            As for `file`; or if another image has been written to the same file, or to one whose
+            name differs in capitals only, which is the same on some systems.
         DataError
             If a file cannot be written.
         """
         for head, label in labels.items():
-            file = self.file(name, head)
-            if self._owners.setdefault(file, name) != name:
-                raise FolderError(
-                    f"{file}: both {self._owners[file]!r} and {name!r} would be written here"
-                )
+            file = self._claim(name, head)
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -130,17 +129,9 @@ class PredictionFolder:
                 ) from error
             save_label(file, label, self.heads[head].palette)
 
-
-def _parts(name: str) -> tuple[str, ...]:
-    """Return the folders of a sample's name, and the last part of it.
-
-    >>> _parts("aachen/aachen_000000")
-    ('aachen', 'aachen_000000')
-    """
-    for kind in (PurePosixPath(name), PureWindowsPath(name)):
-        if not kind.parts or kind.anchor or ".." in kind.parts or "\0" in name:
-            raise FolderError(
-                f"image name {name!r}: it leads out of the folder for predictions, or is empty: "
-                "rename the image"
-            )
-    return PurePosixPath(name).parts
+    def _claim(self, name: str, head: str) -> Path:
+        """Return the file for an image's labels, which no other image may have."""
+        file = self.file(name, head)
+        if (owner := self._owners.setdefault(same_file_key(file), name)) != name:
+            raise FolderError(f"{file}: both {owner!r} and {name!r} would be written here")
+        return file

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +11,11 @@ import numpy as np
 from .data import Dataset, check_alike, heads_of, label_by_head, open_dataset, splits_of
 from .data.fingerprint import fingerprint, is_blank
 from .data.sources import parse
-from .recipes import Recipe
+from .data.unreadable import UNREADABLE, Bad, OnError, listed
+from .json_file import JsonError, read_json
+from .parallel import Ranks
+from .recipes import MOST_SCALE, Recipe
+from .run_lock import locked
 from .train import TrainingError
 
 RUN_FILES = ("config.json", "metrics.json", "report.html")  # what a run leaves beside its stages
@@ -40,15 +42,20 @@ class Seen(NamedTuple):
         Of each class, int64 (K,), by head.
     names
         What each image is called, by its fingerprint; blank images are left out.
+    bad
+        The samples that were passed over.
     """
 
     sizes: set[tuple[int, int]]
     pixels: dict[str, np.ndarray]
     names: dict[int, str]
+    bad: Bad
 
 
-def read_all(dataset: Dataset, tell: Callable[[int], None]) -> Seen:
+def read_all(dataset: Dataset, tell: Callable[[int], None], skips: bool = False) -> Seen:
     """Read a data set once; ``tell`` is called with the number of images read so far.
+
+    With ``skips`` a few samples that cannot be read are passed over; see `minifcn.data.Loader`.
 
     >>> from minifcn.data import shapes
     >>> seen = read_all(shapes("val", length=3), tell=lambda done: None)
@@ -56,9 +63,15 @@ def read_all(dataset: Dataset, tell: Callable[[int], None]) -> Seen:
     ({(64, 64)}, ['val-0000', 'val-0001', 'val-0002'], True)
     """
     heads = heads_of(dataset)
-    seen = Seen(set(), {head: np.zeros(256, np.int64) for head in heads}, {})
+    seen = Seen(set(), {head: np.zeros(256, np.int64) for head in heads}, {}, Bad(dataset))
     for index in range(len(dataset)):
-        image, label, name = dataset[index]
+        try:
+            image, label, name = dataset[index]
+        except UNREADABLE as error:
+            if not skips:
+                raise
+            seen.bad.add([str(error)])
+            continue
         height, width = label.shape[:2]
         seen.sizes.add((height, width))
         for head, part in label_by_head(label, heads).items():
@@ -71,7 +84,11 @@ def read_all(dataset: Dataset, tell: Callable[[int], None]) -> Seen:
 
 
 def check_data(
-    train_set: Dataset, val_set: Dataset, recipe: Recipe, progress: Callable[[int, int], None]
+    train_set: Dataset,
+    val_set: Dataset,
+    recipe: Recipe,
+    progress: Callable[[int, int], None],
+    on_bad_image: OnError = "stop",
 ) -> ReadOnce:
     """Read two data sets once; return what they hold, and warnings about it.
 
@@ -83,6 +100,8 @@ def check_data(
         Its batch size and crop must fit the images.
     progress
         Is called as ``progress(done, total)`` after each image.
+    on_bad_image
+        With ``"skip"``, a few bad training images are a warning only.
 
     Raises
     ------
@@ -94,7 +113,8 @@ def check_data(
     """
     check_alike(train_set, val_set)
     total = len(train_set) + len(val_set)
-    train = read_all(train_set, lambda done: progress(done, total))
+    skips = on_bad_image == "skip"
+    train = read_all(train_set, lambda done: progress(done, total), skips)
     val = read_all(val_set, lambda done: progress(len(train_set) + done, total))
     for dataset, seen in ((train_set, train), (val_set, val)):
         for head, pixels in seen.pixels.items():
@@ -106,6 +126,11 @@ def check_data(
                 )
     _check_batches(train_set, train, recipe)
     warnings = []
+    if bad := train.bad.errors:
+        warnings.append(
+            f"{len(bad)} of the {len(train_set)} samples of {train_set.name} cannot be read, so "
+            f"others take their place: {listed(bad)}"
+        )
     if train_set.name == val_set.name:
         warnings.append(
             f"{val_set.name} is both learnt from and measured on: the results will say nothing "
@@ -145,6 +170,34 @@ def _check_batches(train_set: Dataset, seen: Seen, recipe: Recipe) -> None:
             f"{train_set.name}: images differ in size, from {height} x {width} to {tall} x {wide} "
             f"(height x width), so {recipe.batch_size} of them make no batch: {fix}"
         )
+
+
+def check_shares(recipes: Mapping[str, Recipe], ranks: Ranks) -> None:
+    """Make sure that several processes can share each batch.
+
+    Raises
+    ------
+    TrainingError
+        If they would get different numbers of images.
+
+    Examples
+    --------
+    >>> from minifcn.parallel import ALONE
+    >>> check_shares({"fcn8s": Recipe(steps=1, lr=0.1, batch_size=3)}, ALONE)
+    """
+    for name, recipe in recipes.items():
+        count, number = recipe.batch_size, ranks.number
+        if count % number:
+            raise TrainingError(
+                f"{name}: --batch-size {count} cannot be shared by {number} processes, which must "
+                f"get equally many images: choose {number * max(1, round(count / number))}, or "
+                "start another number of processes"
+            )
+        if number > 1 and recipe.sizes == "bucket":
+            raise TrainingError(
+                f"{name}: --sizes bucket makes batches of different lengths, which {number} "
+                "processes cannot share equally: choose --sizes pad, or --crop"
+            )
 
 
 def open_both(
@@ -222,6 +275,8 @@ def check_folder(out: Path) -> dict[str, Any]:
     ------
     TrainingError
         If it is no folder, or holds files of other programs with the names that a run uses.
+    FolderInUseError
+        If a run is at work there.
 
     Examples
     --------
@@ -230,6 +285,9 @@ def check_folder(out: Path) -> dict[str, Any]:
     """
     if out.exists() and not out.is_dir():
         raise TrainingError(f"{out} is a file: choose a new folder for the results")
+    if out.is_dir():
+        with locked(out):
+            pass
     found = [name for name in RUN_FILES if (out / name).exists()]
     if found and "stages" not in _read_object(out / "config.json"):
         raise TrainingError(
@@ -246,21 +304,24 @@ def clear_folder(out: Path) -> None:
     ------
     TrainingError
         If the folder cannot be made.
+    FolderInUseError
+        If a run is at work there.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = error.strerror or error
         raise TrainingError(f"{out}: this folder cannot be made: {reason}") from error
-    for name in RUN_FILES:
-        (out / name).unlink(missing_ok=True)
+    with locked(out):
+        for name in RUN_FILES:
+            (out / name).unlink(missing_ok=True)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; {} if there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        value = read_json(path)
+    except (FileNotFoundError, JsonError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -284,9 +345,10 @@ def whole_numbers(option: str, text: str) -> list[int]:
     [400, 200]
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
+    if not all(part.isdecimal() and len(part) < 10 and int(part) for part in parts):
         raise TrainingError(
-            f"{option} {text}: give whole numbers of at least 1, with commas, such as 400,200"
+            f"{option} {text}: give whole numbers from 1 to 999,999,999, with commas, such as "
+            "400,200"
         )
     return [int(part) for part in parts]
 
@@ -301,9 +363,10 @@ def two_factors(option: str, text: str) -> tuple[float, float]:
         low, high = map(float, text.split(","))
     except ValueError:
         low = high = 0.0
-    if not 0 < low <= high < math.inf:
+    if not 0 < low <= high <= MOST_SCALE:
         raise TrainingError(
-            f"{option} {text}: give two factors above 0, the smaller one first, such as 0.5,2"
+            f"{option} {text}: give two factors above 0 and up to {MOST_SCALE}, the smaller one "
+            "first, such as 0.5,2"
         )
     return low, high
 
@@ -314,6 +377,6 @@ def number_or(word: str, option: str, text: str) -> int | str:
     >>> number_or("smallest", "--padding", "81"), number_or("smallest", "--padding", "smallest")
     (81, 'smallest')
     """
-    if text != word and not text.isdecimal():
-        raise TrainingError(f"{option} {text}: give a whole number of at least 0, or {word}")
+    if text != word and not (text.isdecimal() and len(text) < 5):
+        raise TrainingError(f"{option} {text}: give a whole number from 0 to 9999, or {word}")
     return word if text == word else int(text)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich import box
 from rich.console import Console
@@ -19,6 +20,7 @@ from rich.text import Text
 from .metrics import ConfusionMatrix
 from .models.surgery import Report
 from .nn import Module
+from .plain_text import visible
 from .recipes import Recipe
 from .report import METRICS, Row, best, class_facts, percent
 from .train import Observer, Step
@@ -58,9 +60,9 @@ class Bar:
     def __init__(self, console: Console, state: str) -> None:
         """Make a bar; ``state`` is the format of what stands behind it."""
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn(state),
+            TextColumn(state, markup=False),
             console=console,
             auto_refresh=False,  # that would be a thread
             transient=True,
@@ -136,6 +138,10 @@ class TerminalObserver(Bar, Observer):
         )
         self.before = self.clock()
 
+    def resumed(self, name: str, step: int) -> None:
+        """Say where the training goes on."""
+        self._line(f"{name}: going on after step {step}")
+
     def stepped(self, name: str, step: Step) -> None:
         """Show step, loss, speed, learning rate and the time that the stage's other steps take."""
         # Step.seconds leaves out reading and changing the images, so look at the clock.
@@ -145,7 +151,8 @@ class TerminalObserver(Bar, Observer):
         if not self._is_time():
             return
         for each in self.unseen:  # only now, as a GPU may have to be waited for
-            self.loss.add(each.loss)
+            if not math.isnan(each.loss):  # the step was not skipped
+                self.loss.add(each.loss)
         self.unseen = []
         speed = self.images / max(self.seconds.value, 1e-9)
         left = (step.steps - step.step) * self.seconds.value
@@ -193,7 +200,7 @@ class TerminalObserver(Bar, Observer):
         return self.clock() - self.shown >= (PLAIN if self.bar.disable else REFRESH)
 
     def _line(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style), soft_wrap=True)
+        self.console.print(Text(visible(text), style), soft_wrap=True)
 
 
 class TileObserver(TerminalObserver):
@@ -271,12 +278,22 @@ def class_table(matrix: ConfusionMatrix, classes: Sequence[str]) -> Table:
     return table
 
 
+class PlainTable(Table):
+    """A table whose cells are shown letter by letter, whatever a name in them holds."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row of texts, or of things that Rich draws."""
+        plain = (Text(visible(cell)) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*plain, **options)
+
+
 def new_table(*titles: str) -> Table:
     """Return an empty table; columns whose title starts with ``>`` are aligned to the right."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = PlainTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in titles:
         justify = "right" if title.startswith(">") else "left"
-        table.add_column(title.removeprefix(">"), justify=justify)  # type: ignore[arg-type]
+        head = Text(visible(title.removeprefix(">")))
+        table.add_column(head, justify=justify)  # type: ignore[arg-type]
     return table
 
 

@@ -9,7 +9,6 @@ holds all of it, and `RECIPES` holds three: the paper's two, and one for small n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -30,6 +29,11 @@ LARGEST_REACH = 3.0
 
 class RecipeError(Error, ValueError):
     """Numbers of a recipe that do not fit together."""
+
+
+# More is a slip of the pen, and would fill the memory or never end.
+MOST = {"steps": 10**9, "warmup": 10**9, "batch_size": 65_536, "accumulate": 65_536, "crop": 16_384}
+MOST_SCALE = 100
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,9 @@ class Recipe:
         for name in ("steps", "batch_size", "accumulate", "warmup"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name}={getattr(self, name)} must be at least 1")
+        for name, most in MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise RecipeError(f"{name}={getattr(self, name)} must be at most {most:,}")
         known = {"sampling": get_args(Sampling), "sizes": get_args(Sizes)}
         for name, words in {"reduction": REDUCTIONS, **known}.items():
             if (given := getattr(self, name)) not in words:
@@ -109,8 +116,11 @@ class Recipe:
             raise RecipeError(f"jitter={self.jitter} must be 0 to 1")
         if self.scale is not None:
             low, high = self.scale
-            if not 0 < low <= high < math.inf:
-                raise RecipeError(f"scale={low},{high}: two factors above 0, the smaller one first")
+            if not 0 < low <= high <= MOST_SCALE:
+                raise RecipeError(
+                    f"scale={low},{high}: two factors above 0, the smaller one first, and up to "
+                    f"{MOST_SCALE}"
+                )
             object.__setattr__(self, "scale", (low, high))  # a list from JSON becomes a tuple
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -19,7 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from .chart import STYLE as CHARTS
+from .chart import Line, chart, smoothed
+from .curve import curve_of
 from .data.images import replace_file
+from .json_file import parse_json, read_text
 from .metrics import ConfusionMatrix
 from .viz import legend_entries
 
@@ -95,16 +98,19 @@ def write_report(path: str | Path, report: Report) -> None:
             f"<dt>{escape(n)}</dt><dd>{escape(v)}</dd>\n" for n, v in report.facts.items()
         ),
     )
-    replace_file(path, page(report.title, body).encode())
+    replace_file(path, page(report.title, body, CHARTS).encode())
 
 
-def page(title: str, body: str, style: str = "") -> str:
+def page(title: str, body: str, style: str = "", head: str = "") -> str:
     """Return a whole page: a heading, and HTML below it, in this package's looks and further ones.
+
+    ``head`` is HTML for the page's head, such as a line that has it loaded again and again.
 
     >>> page("a < b", "<p>Text.</p>").count("a &lt; b")
     2
     """
-    return PAGE.substitute(title=escape(title), body=body, style=STYLE + style)
+    whole = PAGE.substitute(title=escape(title), body=body, style=STYLE + style, head=head)
+    return whole.encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
 
 
 def percent(value: float) -> str:
@@ -139,9 +145,9 @@ def best(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def read_losses(log: str | Path) -> list[float]:
-    """Return the loss at each step from a stage's ``log.jsonl``."""
-    lines = map(json.loads, Path(log).read_text().splitlines())
-    return [line["loss"] for line in lines if "loss" in line]
+    """Return the loss at each step that was not skipped, from a stage's ``log.jsonl``."""
+    lines = [parse_json(line, log) for line in read_text(log).splitlines()]
+    return [line["loss"] for line in lines if line.get("loss") is not None]
 
 
 def swatch(colour: Sequence[int]) -> str:
@@ -195,9 +201,27 @@ def data_uri(picture: Image.Image, kind: str = "PNG") -> str:
     >>> data_uri(Image.new("1", (1, 1)))[:22]
     'data:image/png;base64,'
     """
+    return file_uri(image_file(picture, kind), kind)
+
+
+def image_file(picture: Image.Image, kind: str = "PNG") -> bytes:
+    """Return what a file of a picture holds.
+
+    >>> image_file(Image.new("1", (1, 1)))[1:4]
+    b'PNG'
+    """
     content = io.BytesIO()
     picture.save(content, format=kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
+    return content.getvalue()
+
+
+def file_uri(content: bytes, kind: str = "PNG") -> str:
+    """Return what an image file holds inside an address.
+
+    >>> file_uri(b"GIF89a", "GIF")
+    'data:image/gif;base64,R0lGODlh'
+    """
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"
 
 
 def _metric_table(rows: Sequence[Row]) -> str:
@@ -234,47 +258,17 @@ def _class_table(report: Report) -> str:
 
 def _loss_curves(losses: Mapping[str, Sequence[float]]) -> str:
     """Return a curve for each stage, all with one scale."""
-    smooth = {title: running_mean(values) for title, values in losses.items()}
-    top = max((float(values.max()) for values in smooth.values()), default=1.0)
-    return "".join(_curve(title, losses[title], smooth[title], top) for title in losses)
-
-
-def running_mean(values: Sequence[float], window: int = 20) -> np.ndarray:
-    """Return at each place the mean of the last ``window`` values; of fewer at the start.
-
-    >>> running_mean([4.0, 2.0, 6.0], window=2).tolist()
-    [4.0, 3.0, 4.0]
-    """
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    end = np.arange(1, len(sums))
-    start = np.maximum(0, end - window)
-    return (sums[end] - sums[start]) / (end - start)
-
-
-def _curve(title: str, values: Sequence[float], smooth: np.ndarray, top: float) -> str:
-    """Return an SVG of a loss curve: every step faintly, the running mean clearly."""
-    left, right, upper, lower = 34, 314, 8, 150  # of the plot, in a picture of 320 x 180
-    x = left + (right - left) * np.arange(len(values)) / max(1, len(values) - 1)
-
-    def line(kind: str, numbers: np.ndarray) -> str:
-        y = lower - (lower - upper) * np.clip(numbers / (top or 1), 0, 1)
-        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-        return f'<polyline class="{kind}" points="{points}"/>'
-
-    grid = "".join(
-        f'<line x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
-        f'<text x="{left - 5}" y="{y + 4:.1f}" text-anchor="end">{part * top:.2g}</text>'
-        for part in (0, 0.5, 1)
-        for y in [lower - (lower - upper) * part]
+    lines = {title: smoothed(curve_of(values)) for title, values in losses.items()}
+    top = max((float(line.y.max()) for line in lines.values()), default=1.0)
+    return "".join(
+        _curve(title, line, 1.1 * top, len(losses[title])) for title, line in lines.items()
     )
-    told = f"{title}: loss per pixel from {smooth[0]:.2f} to {smooth[-1]:.2f}"
-    return (
-        f'<figure><svg viewBox="0 0 320 180" role="img" aria-label="{escape(told)}">{grid}'
-        f'<text x="{left}" y="{lower + 18}">step 1</text>'
-        f'<text x="{right}" y="{lower + 18}" text-anchor="end">{len(values)}</text>'
-        f"{line('every', np.asarray(values))}{line('mean', smooth)}</svg>"
-        f"<figcaption>{escape(told)}</figcaption></figure>\n"
-    )
+
+
+def _curve(title: str, line: Line, top: float, last: int) -> str:
+    told = f"{title}: loss per pixel from {line.y[0]:.2f} to {line.y[-1]:.2f}"
+    drawing = chart(told, [line], top=top, last=last)
+    return f"<figure>{drawing}<figcaption>{escape(told)}</figcaption></figure>\n"
 
 
 STYLE = """:root { color-scheme: light dark; --paper: #fff; --ink: #1c2126; --faint: #616a73;
@@ -311,9 +305,7 @@ img { width: 100%; height: auto; display: block; image-rendering: pixelated;
 svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--faint); font-size: 11px; }
 svg line { stroke: var(--edge); }
-polyline { fill: none; stroke: var(--accent); stroke-linejoin: round; }
-.every { stroke-width: .7; opacity: .4; }
-.mean { stroke-width: 2; }
+polyline { fill: none; stroke-linejoin: round; }
 dl { display: grid; grid-template-columns: minmax(5rem, max-content) 1fr; gap: .25rem 1rem; }
 dt { color: var(--faint); }
 dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line; }
@@ -329,7 +321,7 @@ PAGE = Template("""<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
+$head<title>$title</title>
 <style>
 $style</style>
 </head>

@@ -17,13 +17,17 @@ from .data import (
     streams_of,
 )
 from .flow import Undrawn
+from .json_file import JsonError
 from .models import FCN, Classifier, LateFusion
 from .models.surgery import check_loaded, transplant
+from .plain_text import one_line
 from .prepare import ReadOnce, whole_numbers
 from .recipes import Recipe, check_rate
+from .run_folder import recorded
 from .shapes import ShapeError
 from .train import TrainingError
 from .weights import Loaded, load
+from .weights.header import tuples
 
 Sizes = set[tuple[int, int]]  # heights and widths
 Classes = Mapping[str, tuple[str, ...]]  # by head
@@ -123,6 +127,23 @@ def starting_point(
         classes=_scored_classes(files),
         trained_on=frozenset().union(*(one.trained_on for one in loaded)),
     )
+
+
+def recorded_start(out: Path) -> Start:
+    """Return what is trained in a run that was begun: its weights are in its checkpoints.
+
+    Raises
+    ------
+    JsonError, DataError
+        If the configuration in the folder is damaged.
+    """
+    config = recorded(out)
+    try:
+        rule = Preprocessing.from_dict(config["preprocessing"])
+        return Start(config["backbone"], dict(tuples(config["options"])), rule)
+    except (LookupError, TypeError, ValueError) as error:
+        told = f"{type(error).__name__}: {one_line(str(error))}"
+        raise JsonError(f"{out / 'config.json'}: not the configuration of a run: {told}") from error
 
 
 def _common_options(files: Mapping[Path, Loaded], streams: Mapping[str, int]) -> dict[str, Any]:

@@ -1,87 +1,56 @@
 """Training: the paper's stages from FCN-32s to FCN-8s.
 
-`run` puts stages, evaluation, logs and weight files around the loop, which is `minifcn.loop.fit`.
-The numbers come from a `minifcn.recipes.Recipe`.
+`run` puts nets, starting weights and stages together; a stage, `minifcn.stage.Stage`, puts logs,
+evaluations and files around the loop, which is `minifcn.loop.Training`. The numbers come from a
+`minifcn.recipes.Recipe`.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from . import models, weights
-from .backend import Array, on_device, to_numpy, xp_of
+from . import models
+from .backend import Array
 from .data import UNIT, Dataset, Loader, Preprocessing, check_alike, heads_of, streams_of
+from .data.fingerprint import unpack
 from .data.images import replace_file
-from .evaluation import evaluate, one_class_warning
+from .data.unreadable import OnError
+from .event_files import event_writer
+from .files import remove_leftovers
 from .kernels import precision
-from .loop import fit
-from .metrics import ConfusionMatrix
-from .models import FCN, LateFusion
-from .models.surgery import Report, check_loaded, transplant
+from .loop import OnNaN, Training, fit
 from .nn import Module
+from .observer import Observer
+from .parallel import ALONE, Ranks
 from .recipes import Recipe
+from .run_folder import CHECKPOINTS, check_same, other_versions
+from .run_lock import locked
+from .snapshot import Snapshot, Snapshots, sound
+from .stage import Shared, Stage, check_weights
+from .stage_result import Best, StageResult, summaries
 from .step import Step, TrainingError
+from .stopping import Stopped, Stopping
+from .watch import NoWatch, Watch
 
-
-def check_weights(model: Module, step: int, lr: float) -> None:
-    """Raise an error with advice if a weight is not a finite number.
-
-    >>> check_weights(Module(), 0, lr=0.1)
-    """
-    named = dict(model.named_parameters())
-    for name, finite in zip(named, _are_finite([p.data for p in named.values()]), strict=True):
-        if not finite:
-            raise TrainingError(
-                f"the weights of {name} are not finite after step {step}: the learning rate "
-                f"{lr:.3g} is probably too high; try --lr {lr / 3:.2g}"
-            )
-
-
-def _are_finite(arrays: Sequence[Array]) -> list[bool]:
-    """Tell of each array whether all its numbers are finite; a GPU is asked once for all."""
-    if not arrays:
-        return []
-    xp = xp_of(arrays[0])
-    with on_device(arrays[0]):
-        return to_numpy(xp.stack([xp.isfinite(array).all() for array in arrays])).tolist()
-
-
-class StageResult(NamedTuple):
-    """What a stage leaves behind."""
-
-    name: str
-    model: FCN | LateFusion  # with the best weights
-    matrices: dict[str, ConfusionMatrix]  # of these weights on the held-out images, by head
-    step: int  # after which they were best
-    seconds: float
-
-    @property
-    def matrix(self) -> ConfusionMatrix:
-        """The confusion matrix of the first head, which decides what is best."""
-        return next(iter(self.matrices.values()))
-
-    def summary(self) -> dict[str, Any]:
-        """Return the four metrics; if there are several heads, of each by its name."""
-        return summaries(self.matrices)
-
-
-def summaries(matrices: Mapping[str, ConfusionMatrix]) -> dict[str, Any]:
-    """Return the four metrics of each head by its name; if there is one head, just the metrics.
-
-    >>> list(summaries({"": ConfusionMatrix(2)}))
-    ['pixel_accuracy', 'mean_accuracy', 'mean_iu', 'fw_iu']
-    """
-    told = {head: matrix.summary() for head, matrix in matrices.items()}
-    return next(iter(told.values())) if len(told) == 1 else told
+__all__ = [
+    "Observer",
+    "StageResult",
+    "Step",
+    "Stopped",
+    "TrainingError",
+    "check_weights",
+    "fit",
+    "run",
+    "summaries",
+    "write_json",
+]
 
 
 def run(
@@ -101,6 +70,14 @@ def run(
     workers: int = 0,
     trained_on: Iterable[int] = (),
     observer: Observer | None = None,
+    resume: bool = False,
+    save_every: int | None = 500,
+    keep: int = 3,
+    on_nan: OnNaN = "stop",
+    on_bad_image: OnError = "stop",
+    tensorboard: bool = False,
+    record: Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, StageResult]:
     """Train stage after stage, each starting from the best weights of the one before.
 
@@ -116,7 +93,7 @@ def run(
     out
         A folder for the run: each stage leaves ``STAGE/best.safetensors``, ``last.safetensors``,
         ``log.jsonl`` and ``start.txt`` (which parameters it took over) there, and the run
-        ``config.json`` and ``metrics.json``.
+        ``config.json``, ``metrics.json`` and ``checkpoints/``.
     backbone, options
         The net, as for `minifcn.models.build`.
     init, new_scores
@@ -134,6 +111,24 @@ def run(
         Fingerprints of the images that the nets will have been trained on, for their files.
     observer
         Is told about every step and evaluation; see `Observer`.
+    resume
+        Go on from the latest checkpoint in ``out`` that is whole; begin, if there is none. On the
+        CPU all that comes out is then bit for bit as if the run had never stopped. What was asked
+        for must be the same but for ``device``, ``workers``, ``save_every``, ``keep``, ``on_nan``,
+        ``on_bad_image`` and ``tensorboard``.
+    save_every
+        Steps between two checkpoints; None: only with evaluations, which have one in any case.
+    keep
+        How many checkpoints are kept.
+    on_nan, on_bad_image
+        What to do about a loss that is not a finite number, and about an image that cannot be read:
+        ``"stop"`` or ``"skip"``. See `minifcn.loop.Training` and `minifcn.data.Loader`.
+    tensorboard
+        Write event files for TensorBoard, too.
+    record
+        What ``config.json`` is to say besides, for example how the run was called.
+    ranks
+        The processes that train together: see `minifcn.parallel`. Each call must be the same.
 
     Raises
     ------
@@ -145,16 +140,26 @@ def run(
         If a rate is for another kind of loss.
     SurgeryError
         If ``init`` does not fit the net, or a layer's weights are all zero.
+    FolderInUseError
+        If another run is at work in ``out``.
+    EventFileError
+        If ``tensorboard`` is asked for, and the package that writes event files is missing.
+    Stopped
+        If the process was asked to stop (SIGINT, which is Ctrl-C, or SIGTERM): the step is finished
+        and all is saved then. A second signal stops at once. In threads beside the main one,
+        signals are not seen.
     """
+    if tensorboard:
+        event_writer()  # complains before anything is written
     observer = observer or Observer()
     options = options or {}
     check_alike(train_set, val_set)
-    streams, known = streams_of(train_set), frozenset(trained_on)
+    streams = streams_of(train_set)
     counts = {name: len(head.classes) for name, head in heads_of(train_set).items()}
-    out.mkdir(parents=True, exist_ok=True)
     config = {
         "data": train_set.name,
         "val": val_set.name,
+        "images": [len(train_set), len(val_set)],
         "heads": counts,
         "streams": streams,
         "backbone": backbone,
@@ -168,149 +173,113 @@ def run(
         "precision": precision.current(),
         "workers": workers,
         "stages": {name: asdict(recipe) for name, recipe in stages.items()},
+        **(record or {}),
     }
-    write_json(out / "config.json", config)
-    results: dict[str, StageResult] = {}
-    source = init
-    for number, (name, recipe) in enumerate(stages.items()):
-        rng = np.random.default_rng([seed, number])
-        model = models.for_data(name, counts, streams, backbone=backbone, rng=rng, **options)
-        (out / name).mkdir(parents=True, exist_ok=True)
-        if source is not None:
-            new = new_scores and not results
-            report = transplant(model, source, widen_input=True, new_scores=new)
-            check_loaded(model)
-            replace_file(out / name / "start.txt", f"{report}\n".encode())
-            observer.transplanted(name, report)
-        loader = Loader(
-            train_set,
-            recipe.batch_size,
-            preprocessing,
-            seed=seed + number,
-            crop=recipe.crop,
-            sizes=recipe.sizes,
-            sampling=recipe.sampling,
-            workers=workers,
-            **recipe.changes,
+
+    def build(name: str, rng: np.random.Generator | None = None) -> Any:
+        """Return the net of a stage."""
+        rng = rng or np.random.default_rng()
+        return models.for_data(name, counts, streams, backbone=backbone, rng=rng, **options)
+
+    if ranks.leads:
+        out.mkdir(parents=True, exist_ok=True)
+    lock = locked(out, observer.warned) if ranks.leads else nullcontext()
+    with lock, Stopping() as stopping:
+        shared = Shared(
+            out=out,
+            config=config,
+            train_set=train_set,
+            val_set=val_set,
+            preprocessing=preprocessing,
+            device=device,
+            eval_every=eval_every,
+            save_every=save_every,
+            trained_on=frozenset(trained_on),
+            observer=observer,
+            snapshots=Snapshots(out / CHECKPOINTS, list(stages), keep),
+            stopping=stopping,
+            build=build,
+            ranks=ranks,
         )
-        result = _train_stage(
-            model, name, loader, recipe, val_set, out / name, eval_every, device, known, observer
-        )
-        results[name] = result
-        source = result.model
-        write_json(out / "metrics.json", {n: r.summary() for n, r in results.items()})
+        found = ranks.first(lambda: _begin(shared, resume))
+        if found:
+            shared.finished = found.facts["finished"]
+        results: dict[str, StageResult] = {}
+        watched = NoWatch()
+        if ranks.leads:
+            watched = Watch(
+                out,
+                val_set,
+                preprocessing,
+                device,
+                finished=shared.finished,
+                tensorboard=tensorboard,
+                warned=observer.warned,
+            )
+        with watched as shared.watch:
+            for number, (name, recipe) in enumerate(stages.items()):
+                if name in shared.finished:
+                    results[name] = shared.result(name)
+                    continue
+                model = build(name, np.random.default_rng([seed, number]))
+                loader = Loader(
+                    train_set,
+                    recipe.batch_size,
+                    preprocessing,
+                    seed=seed + number,
+                    crop=recipe.crop,
+                    sizes=recipe.sizes,
+                    sampling=recipe.sampling,
+                    workers=workers,
+                    on_error=on_bad_image,
+                    shard=(ranks.rank, ranks.number),
+                    **recipe.changes,
+                )
+                training = Training(model, loader, recipe, device, ranks=ranks, on_nan=on_nan)
+                stage = Stage(shared, name, training)
+                if found and found.stage == name:
+                    with sound(found.path):
+                        stage.load(found)
+                elif results:
+                    stage.start_from(next(reversed(results.values())).model)
+                elif init is not None:
+                    stage.start_from(init, new_scores)
+                results[name] = stage.train(first=found is None and not results)
+                if ranks.leads:
+                    metrics = {n: r.summary() for n, r in results.items()}
+                    write_json(out / "metrics.json", metrics)
     return results
 
 
-class Observer:
-    """Is told what happens in a run. Does nothing; subclasses show progress."""
-
-    def transplanted(self, name: str, report: Report) -> None:
-        """Tell which parameters a stage takes over from the net that it starts from."""
-
-    def stage_started(self, name: str, recipe: Recipe, model: Module) -> None:
-        """Tell that a stage begins."""
-
-    def stepped(self, name: str, step: Step) -> None:
-        """Tell about a training step."""
-
-    def evaluating(self, name: str, done: int, total: int) -> None:
-        """Tell how far an evaluation has come."""
-
-    def evaluated(self, name: str, step: int, matrix: ConfusionMatrix, best: bool) -> None:
-        """Tell the result of an evaluation: of each head, whose name is then behind the stage's."""
-
-    def warned(self, text: str) -> None:
-        """Tell about something that is probably wrong."""
+def _begin(shared: Shared, resume: bool) -> Snapshot | None:
+    """Make the folder ready; return the checkpoint to go on from, None if there is none."""
+    remove_leftovers(shared.out)
+    found = _go_on(shared) if resume else None
+    if not found:
+        shared.snapshots.clear()
+    if not found or not (shared.out / "config.json").exists():
+        write_json(shared.out / "config.json", shared.config)
+    return found
 
 
-def _train_stage(
-    model: FCN | LateFusion,
-    name: str,
-    loader: Loader,
-    recipe: Recipe,
-    val_set: Dataset,
-    out: Path,
-    eval_every: int | None,
-    device: str,
-    trained_on: frozenset[int],
-    observer: Observer,
-) -> StageResult:
-    """Train one net, evaluate it every now and then, and return it with its best weights."""
-    start = time.perf_counter()
-    observer.stage_started(name, recipe, model)
-    heads = heads_of(val_set)
-    facts: dict[str, Any] = {
-        "classes": [each for head in heads.values() for each in head.classes],
-        "palette": np.concatenate([head.palette for head in heads.values()]),
-        "preprocessing": loader.preprocessing,
-        "origin": f"{name} trained on {loader.dataset.name}",
-        "trained_on": trained_on,
-    }
-    best: StageResult | None = None
-    with (out / "log.jsonl").open("w") as file, closing(Log(file)) as log:
-        for step in fit(model, loader, recipe, device):
-            observer.stepped(name, step)
-            log.add(step)
-            last = step.step == recipe.steps
-            if not last and (eval_every is None or step.step % eval_every):
-                continue
-            log.write()
-            check_weights(model, step.step, recipe.lr)
-            matrices = evaluate(
-                model,
-                val_set,
-                loader.preprocessing,
-                device,
-                lambda done, total: observer.evaluating(name, done, total),
-            )
-            now = StageResult(name, model, matrices, step.step, time.perf_counter() - start)
-            print(json.dumps({"step": step.step, **now.summary()}), file=file, flush=True)
-            weights.save(model, out / "last.safetensors", **facts)
-            better = best is None or now.matrix.mean_iu() > best.matrix.mean_iu()
-            if better:
-                best = now
-                weights.save(model, out / "best.safetensors", **facts)
-            for head, matrix in matrices.items():
-                observer.evaluated(f"{name} {head}".strip(), step.step, matrix, better)
-                if warning := one_class_warning(matrix, heads[head].classes):
-                    observer.warned(warning)
-    assert best is not None  # a recipe has at least one step, and the last is evaluated
-    model = weights.load(out / "best.safetensors").model
-    return best._replace(model=model.to(device), seconds=time.perf_counter() - start)
+def _go_on(shared: Shared) -> Snapshot | None:
+    """Return the checkpoint from which a run goes on; None if there is none yet."""
 
+    def check(snapshot: Snapshot) -> None:
+        """Raise unless a checkpoint is of this run, and the best weights so far are there."""
+        facts = snapshot.facts
+        with sound(snapshot.path):
+            check_same(shared.out, facts["config"], shared.config)
+            shared.trained_on = frozenset(unpack(facts["trained_on"]))
+            bests = {name: done["best"] for name, done in facts["finished"].items()}
+            bests[snapshot.stage] = facts["best"]
+            for stage, best in bests.items():
+                if best is not None:
+                    shared.mend_best(stage, Best.from_json(best))
+            if warning := other_versions(facts["versions"], shared.versions()):
+                shared.observer.warned(warning)
 
-class Log:
-    """A file with a line for each step. Losses are not read before they are known.
-
-    >>> import io
-    >>> log = Log(io.StringIO())
-    >>> log.add(Step(1, 10, 0.5, lr=0.1, seconds=0.0))
-    >>> print(log.file.getvalue(), end="")
-    {"step": 1, "steps": 10, "loss": 0.5, "lr": 0.1, "seconds": 0.0}
-    """
-
-    def __init__(self, file: Any) -> None:
-        self.file, self.waiting = file, deque[Step]()
-
-    def add(self, step: Step) -> None:
-        """Write what is known of this step and of those before."""
-        self.waiting.append(step)
-        self.close()
-
-    def close(self) -> None:
-        """Write what is known."""
-        while self.waiting and self.waiting[0].known:
-            self._write_first()
-
-    def write(self) -> None:
-        """Write all, and wait for a GPU that is still computing."""
-        while self.waiting:
-            self._write_first()
-
-    def _write_first(self) -> None:
-        print(json.dumps(self.waiting[0].numbers()), file=self.file)
-        self.waiting.popleft()
+    return shared.snapshots.newest(check, shared.observer.warned)
 
 
 def write_json(path: Path, value: Any) -> None:

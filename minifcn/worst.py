@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from .data import Dataset, heads_of, label_by_head, save_image, streams_of
 from .data.images import replace_file
 from .evaluation import EvaluationError, Scored
+from .parallel import Ranks
 from .report import legend_list, page, percent, picture_row
 from .sample_pictures import stacked, stream_pictures
 from .viz import colour_label, legend, overlay, panel
@@ -84,9 +86,18 @@ class Worst:
         if len(self._heap) == self.count and rank < self._heap[0][:2]:
             return
         case = Case(one.sample.name, score, matrix.pixel_accuracy(), pictures(self.dataset, one))
-        heapq.heappush(self._heap, (*rank, case))
+        self._keep((*rank, case))
+
+    def _keep(self, case: tuple[float, int, Case]) -> None:
+        heapq.heappush(self._heap, case)
         if len(self._heap) > self.count:
             heapq.heappop(self._heap)
+
+    def gather(self, ranks: Ranks) -> None:
+        """Let each rank have the worst of those that all kept."""
+        kept, self._heap = ranks.gather(self._heap), []
+        for case in itertools.chain(*kept):
+            self._keep(case)
 
     def cases(self) -> list[Case]:
         """Return what was kept, the worst first."""

@@ -1,4 +1,5 @@
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from minifcn import autograd, backend
 sys.path.insert(0, str(Path(__file__).with_name("cuda")))  # the stand-in for CuPy, and its parts
 
 WHERE = "where the array operations of this test ran"
+COUNT = "count of "
 
 
 @pytest.fixture
@@ -49,14 +51,29 @@ def xp(request):
     return np if request.param == "numpy" else request.getfixturevalue(names[request.param])
 
 
+@pytest.fixture
+def record_count(request):
+    """Call it with a name and a number: the sum over all tests is told after the last one."""
+
+    def record(name, number):
+        request.node.user_properties.append((COUNT + name, number))  # JUnit's file has it, too
+
+    return record
+
+
 def pytest_terminal_summary(terminalreporter):
-    """Tell how many tests of the GPU's code ran on a GPU, on the stand-in, and not at all."""
-    found = dict.fromkeys(("GPU", "stand-in", "nowhere"), 0)
+    """Tell what the tests counted, and where the tests of the GPU's code ran."""
+    counts, found = Counter(), dict.fromkeys(("GPU", "stand-in", "nowhere"), 0)
     for outcome in ("passed", "failed", "skipped", "xfailed", "xpassed"):
         for report in terminalreporter.stats.get(outcome, []):
-            where = dict(getattr(report, "user_properties", ())).get(WHERE)
-            if where in found:
-                found[where] += 1
+            for name, value in getattr(report, "user_properties", ()):
+                if name == WHERE:
+                    found[value] += 1
+                elif name.startswith(COUNT):
+                    counts[name.removeprefix(COUNT)] += value
+    if counts:
+        told = ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items()))
+        terminalreporter.write_line(f"counts: {told}")
     if any(found.values()):
         terminalreporter.write_line(
             f"tests of the GPU's code: {found['GPU']} ran on a GPU, {found['stand-in']} on the "
@@ -79,15 +96,21 @@ def rng():
     return np.random.default_rng(0)
 
 
+ON_REQUEST = {  # markers of tests that run only where --NAME is given, and what they do
+    "notebooks": "executes the notebooks of the tutorial",
+    "nightly": "takes minutes, by many more cases of what another test does",
+}
+
+
 def pytest_addoption(parser):
-    parser.addoption(
-        "--notebooks", action="store_true", help="execute the notebooks of the tutorial, too"
-    )
+    for name, what in ON_REQUEST.items():
+        parser.addoption(f"--{name}", action="store_true", help=f"run also what {what}")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--notebooks"):
-        skip = pytest.mark.skip(reason="executes notebooks: asked for with --notebooks")
-        for item in items:
-            if item.get_closest_marker("notebooks"):
-                item.add_marker(skip)
+    for name, what in ON_REQUEST.items():
+        if not config.getoption(f"--{name}"):
+            skip = pytest.mark.skip(reason=f"{what}: asked for with --{name}")
+            for item in items:
+                if item.get_closest_marker(name):
+                    item.add_marker(skip)

@@ -42,6 +42,8 @@ def test_numpy_arrays(xp):
     assert type(to_numpy(array)) is np.ndarray
     assert may_share_memory(array, array[1:])
     assert not may_share_memory(array, array.copy())
+    assert may_share_memory(array, np.ones(3)) is False
+    assert may_share_memory(np.ones(3), array) is False
 
 
 def test_numpy_scalars_are_arrays_and_python_numbers_are_not():

@@ -341,13 +341,13 @@ def test_data_are_needed(run, net):
 @pytest.mark.parametrize("scales", ["0", "-1", "1,1", "big", "1,,2", "inf", "nan"])
 def test_scales_that_are_none(run, net, scales):
     result = run(net, "--data", "shapes", f"--scales={scales}")
-    fails(result, f"--scales {scales}: give numbers above 0, each once, with commas")
+    fails(result, f"--scales {scales}: give numbers above 0 and up to 100, each once, with commas")
 
 
 @pytest.mark.parametrize("band", ["0", "-1", "1.5", "3,3", "wide"])
 def test_bands_that_are_none(run, net, band):
     result = run(net, "--data", "shapes", f"--band={band}")
-    fails(result, f"--band {band}: give whole numbers above 0, each once, with commas")
+    fails(result, f"--band {band}: give whole numbers above 0 and up to 10,000, each once, with")
 
 
 def test_a_net_that_says_one_class_only_is_warned_of(run, tmp_path):

@@ -109,3 +109,31 @@ def test_everything_through_im2col_too():
 def test_what_does_not_fit_is_the_convolutions_error():
     with pytest.raises(ShapeError, match="conv2d"):
         F.conv2d_relu(np.zeros((1, 2, 4, 4)), np.zeros((3, 5, 3, 3)))
+
+
+# Max-pooling with the ReLU behind it
+
+
+@pytest.mark.parametrize("how", [(2,), (3, 2, 1, 1, True), (2, 3)])
+@pytest.mark.parametrize("odd", [None, np.nan, -np.inf])
+def test_pooling_does_the_work_of_the_relu_behind_it(xp, how, odd):
+    numbers = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(SINGLE)
+    numbers = numbers.transpose(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+    numbers[0, 0] -= 3  # windows of which nothing is left
+    if odd is not None:
+        numbers[1, 1, 2:4, 2:4] = odd
+    found = []
+    for pool in (F.max_pool2d_relu, lambda *given: F.relu(F.max_pool2d(*given))):
+        x = Tensor(xp.asarray(numbers), requires_grad=True)
+        y = pool(x, *how)
+        (first,) = grad((y * y * y).sum(), [x], create_graph=True)
+        (second,) = grad((first * first).sum(), [x])
+        found.append([tensor.numpy() for tensor in (y, first, second)])
+    for mine, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert y.node.op.name == "relu"
+
+
+def test_pooling_and_relu_share_one_array():
+    y = F.max_pool2d_relu(Tensor(np.ones((1, 1, 4, 4)), requires_grad=True), 2)
+    assert y.node.saved["output"] is y.node.edges["x"].saved["output"]

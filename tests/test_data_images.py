@@ -91,8 +91,8 @@ def test_damaged_exif(tmp_path):
 
 def test_image_too_large_to_be_honest(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.png", RGB)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(data.DataError, match=r"35 pixels.*cut the image into parts"):
+    monkeypatch.setenv("MINIFCN_MAX_PIXELS", "34")
+    with pytest.raises(data.DataError, match=r"35 pixels.* at most 34 .*cut the image into parts"):
         data.read_image(path)
 
 

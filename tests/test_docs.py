@@ -19,7 +19,7 @@ from minifcn.evaluation import one_class_warning
 from minifcn.flow import Undrawn
 from minifcn.metrics import ConfusionMatrix
 from minifcn.shapes import CoordinateMap
-from minifcn.step import check_loss
+from minifcn.step import NotFiniteStepError, check_loss
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -142,9 +142,11 @@ def test_quoted_errors_are_the_real_ones(cause):
 
 
 def test_quoted_loss_error_is_the_real_one():
-    with pytest.raises(mf.Error) as raised:
-        check_loss(float("nan"), 3, ["34s-056w", "00n-114e", "..."], lr=1000.0)
-    assert str(raised.value) in TROUBLE
+    with pytest.raises(NotFiniteStepError) as raised:
+        check_loss(float("nan"), 4, ["34s-056w", "00n-114e", "..."], lr=30.0)
+    start, end = "conv2d made nan of x (8, 24, 48, 48)", "of the images alone each does so"
+    cause = TROUBLE[TROUBLE.index(start) : TROUBLE.index(end) + len(end)]
+    assert str(raised.value.explained(cause, in_images=False, in_a_row=1)) in TROUBLE
 
 
 def test_quoted_warning_is_the_real_one():

@@ -6,7 +6,6 @@ The damage is the same in each run. A case that fails is named by its number; `d
 import json
 import os
 import random
-import struct
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from minifcn import data, models, weights
 from minifcn.weights import WeightsError
 from minifcn.weights.foreign import open_foreign
 from minifcn.weights.readers import hdf5
+from tests.damage import damaged
 from tests.foreign_files import (
     arrays,
     dictionary,
@@ -36,35 +36,6 @@ from tests.foreign_files import (
 CASES = 2000  # of each reader, at least
 SLOWEST = 5.0  # seconds for one file; a thousandth of it is usual
 MOST_MEMORY = 4 << 20  # bytes, and 40 times the file's size
-
-NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 40]
-NUMBERS += [(1 << 62) - 1, (1 << 63) - 1, (1 << 64) - 1]
-
-
-def damaged(content, case, spare=0):
-    """Return bytes with some changes, the same for the same case; the first ``spare`` stay."""
-    chance = random.Random(case)
-    found = bytearray(content)
-    for _ in range(chance.choice([1, 1, 1, 2, 3, 8])):
-        place = chance.randrange(spare, max(len(found), spare + 1))
-        match chance.randrange(7):
-            case 0 | 1:
-                found[place : place + 1] = bytes([chance.randrange(256)])
-            case 2:
-                number = struct.pack("<Q", chance.choice(NUMBERS))[: chance.choice([1, 2, 4, 8])]
-                found[place : place + len(number)] = number
-            case 3:
-                del found[place : place + chance.choice([1, 1, 2, 4, 50])]
-            case 4:
-                found[place:place] = chance.randbytes(chance.choice([1, 1, 2, 4, 50]))
-            case 5:
-                other = chance.randrange(spare, max(len(found), spare + 1))
-                found[place:place] = found[other : other + chance.choice([1, 2, 8, 100])]
-            case 6 if chance.random() < 0.2:
-                del found[place:]
-            case 6:
-                found[place : place + 1] = bytes([found[place] ^ 1 << chance.randrange(8)])
-    return bytes(found)
 
 
 def check(path, content, name):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from minifcn import Error, data, models, weights
 from minifcn.autograd import is_recording
+from minifcn.data.names import UnsafeNameError
 from minifcn.predict import (
     PredictionError,
     find_images,
@@ -255,10 +256,10 @@ def test_each_head_has_results_of_its_own(tmp_path):
         plan([tmp_path / "a.jpg", tmp_path / "a_geo.jpg"], tmp_path / "out", ["sem", "geo"])
 
 
-@pytest.mark.parametrize("name", ["../a", "a/../../b", "/a", "a\\b"])
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/a", "a\\b", ""])
 def test_a_name_that_leads_out_of_the_folder(tmp_path, name):
     images = Samples([data.Sample(np.zeros((4, 4, 3), np.uint8), None, name)])
-    with pytest.raises(PredictionError, match=r"would lie outside of .*out: rename it"):
+    with pytest.raises(UnsafeNameError, match=r"leads out of the folder for results"):
         plan([images], tmp_path / "out")
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from minifcn import data
 from minifcn.data import DataError, Files, Head, Item
+from minifcn.data.names import UnsafeNameError
 from minifcn.prediction_folder import FolderError, PredictionFolder
 
 LABEL = np.array([[0, 1], [2, 1]], np.uint8)
@@ -80,7 +81,7 @@ NAMES = ["../x", "a/../../x", "..", "", ".", "/x", "C:x", "C:\\x", "a\\..\\x", "
 def test_names_that_lead_out_of_the_folder(tmp_path, dataset, name):
     (tmp_path / "out").mkdir()
     folder = PredictionFolder(tmp_path / "out", dataset)
-    with pytest.raises(FolderError, match=r"image name .* leads out of the folder"):
+    with pytest.raises(UnsafeNameError, match=r"image name .*( leads out of|a control character)"):
         folder.save(name, {"": LABEL})
     assert not (tmp_path / "x.png").exists()
     assert files_in(tmp_path / "out") == []
@@ -88,7 +89,7 @@ def test_names_that_lead_out_of_the_folder(tmp_path, dataset, name):
 
 def test_bad_names_are_found_before_the_work(tmp_path, dataset):
     dataset.items.append(dataset.items[0]._replace(name="../one"))
-    with pytest.raises(FolderError, match=r"image name '../one'"):
+    with pytest.raises(UnsafeNameError, match=r"image name '../one'"):
         PredictionFolder(tmp_path / "out", dataset)
     assert not (tmp_path / "out").exists()
 
@@ -97,7 +98,7 @@ def test_a_link_that_leads_out_of_the_folder(tmp_path, dataset):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "day 1").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FolderError, match=r"leads to .*elsewhere/two.png, which is not in"):
+    with pytest.raises(UnsafeNameError, match=r"leads to .*elsewhere/two.png, which is not in"):
         PredictionFolder(tmp_path / "out", dataset)
 
 

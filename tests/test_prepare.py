@@ -265,7 +265,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "0", "-3", "1.5", "1 2"])
 def test_lists_hold_whole_numbers(text):
-    with pytest.raises(TrainingError, match=r"--steps .*: give whole numbers of at least 1"):
+    with pytest.raises(TrainingError, match=r"--steps .*: give whole numbers from 1"):
         prepare.whole_numbers("--steps", text)
 
 
@@ -277,7 +277,9 @@ def test_stages_have_short_and_long_names_and_stand_once():
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "large"])
 def test_the_padding_is_a_number_or_a_word(text):
-    with pytest.raises(TrainingError, match=r"--padding .*: give a whole number of at least 0, or"):
+    with pytest.raises(
+        TrainingError, match=r"--padding .*: give a whole number from 0 to 9999, or"
+    ):
         prepare.number_or("smallest", "--padding", text)
 
 

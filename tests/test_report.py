@@ -3,13 +3,14 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
+from strict_page import Page
 
 from minifcn import report
+from minifcn.curve import running_mean
 from minifcn.metrics import ConfusionMatrix
 from minifcn.report import Example, Report, Row
 
@@ -38,35 +39,6 @@ def a_report(**changes):
         "facts": {"command": "minifcn demo", "seed": "0"},
     }
     return Report(**usual | changes)
-
-
-class Page(HTMLParser):
-    """Reads a page strictly: notes tags, text and attributes, and stops at a wrong end tag."""
-
-    VOID = ("meta", "img", "link", "br", "line", "polyline")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.text = [], [], [], ""
-        self.feed(text)
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        self.text += text
 
 
 def written(tmp_path, **changes):
@@ -165,21 +137,21 @@ def test_a_report_may_have_no_pictures(tmp_path):
 
 def test_curves_share_one_scale_and_stay_inside(tmp_path):
     page = written(tmp_path, losses={"first": [4.0] * 30, "second": [1.0, 9.0] + [1.0] * 40})
-    lines = re.findall(r'class="(every|mean)" points="([^"]*)"', page)
-    assert [kind for kind, _ in lines] == ["every", "mean"] * 2
+    lines = re.findall(r'<poly(line|gon) [^>]*points="([^"]*)"', page)
+    assert [kind for kind, _ in lines] == ["gon", "line"] * 2  # the band, and the running mean
     points = [
         np.array([[float(number) for number in point.split(",")] for point in line.split()])
         for _, line in lines
     ]
-    assert [len(line) for line in points] == [30, 30, 42, 42]
+    assert [len(line) for line in points] == [60, 30, 84, 42]
     for line in points:
-        assert line[:, 0].min() == 34
-        assert line[:, 0].max() == 314
-        assert line[:, 1].min() >= 8
-        assert line[:, 1].max() <= 150
-    # 4 of the common 5, the highest mean: 1, then 9, is 5 on average.
-    np.testing.assert_allclose(points[1][:, 1], 150 - 142 * 4 / 5, atol=0.06)
-    np.testing.assert_allclose(points[3][-1, 1], 150 - 142 * 1 / 5, atol=0.06)
+        assert 48 < line[:, 0].min() < 62  # step 1; the axis begins at 0
+        assert line[:, 0].max() == 390
+        assert line[:, 1].min() >= 22
+        assert line[:, 1].max() <= 190
+    # 4 of the common 5.5, a little above the highest mean: 1, then 9, is 5 on average.
+    np.testing.assert_allclose(points[1][:, 1], 190 - 168 * 4 / 5.5, atol=0.06)
+    np.testing.assert_allclose(points[3][-1, 1], 190 - 168 * 1 / 5.5, atol=0.06)
 
 
 @pytest.mark.parametrize("losses", [[0.5], [0.0, 0.0]])
@@ -190,7 +162,7 @@ def test_curves_may_be_short_or_flat(tmp_path, losses):
 
 def test_the_running_mean_looks_back_twenty_steps():
     values = np.random.default_rng(0).random(50)
-    smooth = report.running_mean(values)
+    smooth = running_mean(values)
     for i in (0, 7, 19, 20, 49):
         assert smooth[i] == pytest.approx(values[max(0, i - 19) : i + 1].mean())
 

@@ -167,7 +167,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, monkeypatch):
         yield np.zeros(3)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights.native, "in_order", full)
+    monkeypatch.setattr(weights.writing, "in_order", full)
     with pytest.raises(weights.WeightsError, match=r"cannot be written: .*No space left"):
         weights.save(tiny(seed=1), path, **FACTS)
     assert path.read_bytes() == before
@@ -179,7 +179,7 @@ def test_an_interrupted_write_leaves_nothing(path, monkeypatch):
         yield np.zeros(3)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights.native, "in_order", interrupted)
+    monkeypatch.setattr(weights.writing, "in_order", interrupted)
     with pytest.raises(KeyboardInterrupt):
         weights.save(tiny(seed=1), path.with_name("new"), **FACTS)
     assert list(path.parent.iterdir()) == [path]

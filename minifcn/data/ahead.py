@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ Made = TypeVar("Made")
 
 def in_turn(
     begin: Callable[[int], Callable[[], Made]], numbers: Iterable[int], most: int
-) -> Iterator[Made]:
+) -> Generator[Made, None, None]:
     """Yield what is made for each number, in the order of the numbers, beginning early.
 
     Parameters
@@ -42,7 +42,9 @@ def in_turn(
         yield waiting.popleft()()
 
 
-def by_thread(make: Callable[[int], Made], numbers: Iterable[int], prefetch: int) -> Iterator[Made]:
+def by_thread(
+    make: Callable[[int], Made], numbers: Iterable[int], prefetch: int
+) -> Generator[Made, None, None]:
     """Yield ``make(number)`` for each number in turn, made by a thread up to ``prefetch`` ahead.
 
     Reading and decoding files, and NumPy's work on large arrays, run beside the caller's. An error

@@ -23,20 +23,24 @@ class Batch(NamedTuple):
         ignored.
     names
         The names of the N samples.
+    skipped
+        What was wrong with each sample that could not be read, and was replaced by another one;
+        see `minifcn.data.Loader`.
     """
 
     images: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Tell how to pickle a batch: as it lies in memory, which arrays alone may not remember."""
         # (N, C, H, W) -> (N, H, W, C)
-        return _channels_last, (np.moveaxis(self.images, 1, -1), self.labels, self.names)
+        return _channels_last, (np.moveaxis(self.images, 1, -1), *self[1:])
 
 
-def _channels_last(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Batch:
-    return Batch(np.moveaxis(images, -1, 1), labels, names)  # (N, H, W, C) -> (N, C, H, W)
+def _channels_last(images: np.ndarray, *rest: Any) -> Batch:
+    return Batch(np.moveaxis(images, -1, 1), *rest)  # (N, H, W, C) -> (N, C, H, W)
 
 
 def collate(samples: Sequence[Sample], preprocessing: Preprocessing, pad: bool = False) -> Batch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ import numpy as np
 
 from minifcn.data.dataset import IGNORE, DataError, Head
 from minifcn.data.images import voc_palette
-from minifcn.data.splits import read_lines
+from minifcn.data.names import check_class_names
+from minifcn.data.splits import read_lines, read_table
+from minifcn.plain_text import one_line
 
 Colour = tuple[int, int, int]
 
@@ -113,9 +114,10 @@ def read_classes(file: Path) -> ClassTable:
             f"{file}: 'ignore' is no class: leave out the line, and label pixels to ignore {IGNORE}"
         )
     names = [name for name, _ in rows if name != "ignore"]
-    _check_once(file, "class", names, "named")
+    check_class_names(file, names)
     if not 2 <= len(names) <= IGNORE:
         raise DataError(f"{file}: names {len(names)} classes: there must be 2 to {IGNORE}")
+    _check_once(file, "class", names, "named")
     if plain:
         return ClassTable(Head(tuple(names), voc_palette(len(names))), None)
     given = [(name, colour) for name, colour in rows if colour is not None]
@@ -160,17 +162,15 @@ def _text_rows(file: Path) -> list[tuple[str, Colour | None]]:
 
 
 def _csv_rows(file: Path) -> list[tuple[str, Colour | None]]:
-    header, *lines = [
-        [cell.strip() for cell in row] for row in csv.reader(read_lines(file), strict=True)
-    ] or [[]]
+    header, *lines = read_table(file, read_lines(file)) or [[]]
     titles = [title.lower() for title in header]
     if sorted(titles) != sorted(("name", "r", "g", "b")):
-        raise DataError(f"{file}: the first line is {','.join(header)!r}: it must be 'name,r,g,b'")
+        raise DataError(f"{file}: the first line is {one_line(','.join(header))!r}: it must be 'name,r,g,b'")
     rows: list[tuple[str, Colour | None]] = []
     for line in lines:
         if len(line) != len(titles):
             raise DataError(
-                f"{file}: {','.join(line)!r}: each line must be a name and three numbers"
+                f"{file}: {one_line(','.join(line))!r}: each line must be a name and three numbers"
             )
         cells = dict(zip(titles, line, strict=True))
         rows.append((cells["name"], _colour(file, ",".join(line), [cells[key] for key in "rgb"])))
@@ -178,8 +178,8 @@ def _csv_rows(file: Path) -> list[tuple[str, Colour | None]]:
 
 
 def _colour(file: Path, line: str, parts: Sequence[str]) -> Colour:
-    if not all(part.isdecimal() and int(part) <= 255 for part in parts):
-        raise DataError(f"{file}: {line!r}: a colour must be three numbers from 0 to 255")
+    if not all(part.isdecimal() and len(part) < 20 and int(part) <= 255 for part in parts):
+        raise DataError(f"{file}: {one_line(line)!r}: a colour must be three numbers from 0 to 255")
     red, green, blue = map(int, parts)
     return red, green, blue
 

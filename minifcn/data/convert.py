@@ -15,6 +15,7 @@ from minifcn.data.dataset import DataError, Dataset, heads_of, streams_of
 from minifcn.data.files import Files, Item
 from minifcn.data.folder import IMAGE_ENDINGS
 from minifcn.data.images import read_image, replace_file, save_image, save_label, voc_palette
+from minifcn.data.names import check_inside, file_parts, same_file_key
 from minifcn.data.sbd import find_sbd, read_sbd_label
 from minifcn.data.sources import open_dataset, parse, splits_of
 
@@ -191,12 +192,19 @@ def _collect(parts: dict[str, Dataset]) -> dict[str, dict[str, Item | None]]:
     """Return the samples of each split by name; with their files, where they come from files."""
     found: dict[str, tuple[str, Item | None]] = {}
     samples: dict[str, dict[str, Item | None]] = {}
+    files: dict[str, str] = {}
     for split, part in parts.items():
         if isinstance(part, Files):
             samples[split] = {item.name: item for item in part.items}
         else:
             samples[split] = {part[index].name: None for index in range(len(part))}
         for name, item in samples[split].items():
+            file_parts(name)  # better now than after an hour
+            if (twin := files.setdefault(same_file_key(name), name)) != name:
+                raise DataError(
+                    f"the samples {twin!r} and {name!r} would share a file on some systems: rename "
+                    "one of them"
+                )
             other, same = found.setdefault(name, (split, item))
             if other != split and (item is None or item != same):
                 raise DataError(
@@ -210,10 +218,11 @@ def _write(
     out: Path, part: Dataset, index: int, name: str, item: Item | None, overwrite: bool
 ) -> bool:
     """Write image and label of a sample; return whether there was something to write."""
-    label_file = _inside(out, f"labels/{name}.png")
+    parts = file_parts(name)
+    label_file = _inside(out, "labels", *parts, ending=".png")
     file = item.images[0] if item is not None else None
     ending = file.suffix if file is not None else ".png"
-    places = [_inside(out, f"images/{name}{ending}"), _inside(out, f"images/{name}.png")]
+    places = [_inside(out, "images", *parts, ending=end) for end in (ending, ".png")]
     # The label is written last: where it is, the sample is complete.
     if not overwrite and label_file.exists() and any(place.exists() for place in places):
         return False
@@ -231,11 +240,10 @@ def _holds(file: Path, image: np.ndarray) -> bool:
     return file.suffix.lower() in IMAGE_ENDINGS and np.array_equal(read_image(file), image)
 
 
-def _inside(out: Path, name: str) -> Path:
+def _inside(out: Path, *parts: str, ending: str = "") -> Path:
     """Return the path of a file to write, after making its folder."""
-    path = out / name
-    if out.resolve() not in path.resolve().parents:
-        raise DataError(f"{path}: the name leads out of {out}")
+    path = out.joinpath(*parts[:-1], parts[-1] + ending)
+    check_inside(out, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

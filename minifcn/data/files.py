@@ -10,6 +10,7 @@ import numpy as np
 
 from minifcn.data.dataset import IGNORE, DataError, Head, Sample, check_label
 from minifcn.data.images import read_image, read_label, read_size, voc_palette
+from minifcn.data.names import check_text
 from minifcn.data.preprocessing import Preprocessing
 
 
@@ -132,6 +133,7 @@ def check_items(name: str, items: Sequence[Item]) -> None:
         raise DataError(f"{name}: the split is empty: there is no image in it")
     seen: set[str] = set()
     for item in items:
+        check_text(name, "image", item.name)
         if item.name in seen:
             raise DataError(f"{name}: {item.name!r} is listed twice: each image must come once")
         seen.add(item.name)

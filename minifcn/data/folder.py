@@ -15,6 +15,7 @@ from minifcn.data.splits import check_disjoint, read_split
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm")
 FOLDER_OPTIONS = ("images", "labels", "label_suffix", "recursive", *LABEL_OPTIONS)
+LONGEST_LINE = 4096  # letters at the beginning of a list that are looked at
 CLASS_FILES = ("classes.txt", "classes.csv")
 
 LAYOUT = """
@@ -158,7 +159,8 @@ def list_splits(path: Path, images: Collection[str]) -> list[str]:
     others = []
     for file in sorted(path.glob("*.txt")):
         with file.open(encoding="utf-8-sig", errors="replace") as lines:
-            first = next((line.strip() for line in lines if line.strip()), "")
+            begin = lines.read(LONGEST_LINE).split("\n")
+        first = next((line.strip() for line in begin if line.strip()), "")
         if file.stem not in ("train", "val", "all", "classes") and _normal(first) in spelling:
             others.append(file.stem)
     held_out = ["val"] if _has(path, "train") or _has(path, "val") else []

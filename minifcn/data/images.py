@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
+import os
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +17,17 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from minifcn.data.dataset import DataError
-from minifcn.files import replacing
+from minifcn.files import replacing, why_not_written
+from minifcn.plain_text import one_line
 
 # What Pillow raises for files that are damaged in one way or another.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# Formats of pixels. Pillow knows others, but some of them make it start programs (EPS).
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+MOST_PIXELS = 250_000_000  # of an image; the bytes of a photograph say nothing of its size
+LIMIT = "MINIFCN_MAX_PIXELS"  # the environment variable for another number
+_guard = threading.Lock()
+_limits: list[int | None] = []  # those that Pillow had before images were read, one a reader
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -235,7 +247,8 @@ def replace_file(path: str | Path, content: bytes) -> None:
         with replacing(Path(path)) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+        why = why_not_written(error, Path(path), len(content))
+        raise DataError(f"{path}: cannot be written: {why}") from error
 
 
 def voc_palette(count: int = 256) -> np.ndarray:
@@ -257,34 +270,104 @@ def voc_palette(count: int = 256) -> np.ndarray:
     return palette
 
 
+def image_format(path: str | Path) -> str:
+    """Return format and mode of an image file, as ``"PNG P"``; raises as `read_size`."""
+    with _open(path) as picture:
+        return f"{picture.format} {picture.mode}"
+
+
+def most_pixels() -> int:
+    """Return how many pixels an image may have: 250 million, or ``MINIFCN_MAX_PIXELS``.
+
+    Raises
+    ------
+    DataError
+        If this environment variable is no number above 0.
+
+    Examples
+    --------
+    >>> most_pixels()
+    250000000
+    """
+    text = os.environ.get(LIMIT, str(MOST_PIXELS))
+    if not text.isdecimal() or len(text) > 18 or not int(text):
+        raise DataError(
+            f"{LIMIT} is {text[:30]!r}: it must be a number of pixels, as {MOST_PIXELS}"
+        )
+    return int(text)
+
+
+@contextlib.contextmanager
+def _pillow_limit(pixels: int | None) -> Iterator[None]:
+    """Set Pillow's own limit, a variable of its module; the last reader of all puts it back."""
+    with _guard:
+        _limits.append(_limits[0] if _limits else Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = pixels
+    try:
+        yield
+    finally:
+        with _guard:
+            usual = _limits.pop()
+            if not _limits:
+                Image.MAX_IMAGE_PIXELS = usual
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Return those of our formats that this Pillow can read."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _open(path: str | Path) -> Image.Image:
     """Open an image file (its header only), or say why it cannot be read."""
+    limit = most_pixels()
     try:
-        return Image.open(path)
+        with _pillow_limit(None):  # the size is checked below
+            picture = Image.open(path, formats=_formats())
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise DataError(f"{path}: a folder, not an image file") from None
     except UnidentifiedImageError:
         size = Path(path).stat().st_size
-        detail = "the file is empty" if size == 0 else f"{size} bytes of no known image format"
-        raise DataError(f"{path}: not an image: {detail}") from None
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {error}: cut the image into parts") from None
+        known = f"{size} bytes of no known image format ({', '.join(_formats())})"
+        raise DataError(f"{path}: not an image: {known if size else 'the file is empty'}") from None
     except BROKEN as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        raise DataError(f"{path}: cannot be read: {_told(error)}") from None
+    if picture.width * picture.height > limit:
+        picture.close()
+        raise DataError(
+            f"{path}: image is {picture.height} x {picture.width} (height x width), "
+            f"{picture.width * picture.height} pixels, and at most {limit} are read: cut the image "
+            f"into parts, or set the environment variable {LIMIT}"
+        )
+    return picture
 
 
 def _load(picture: Image.Image, path: str | Path) -> None:
     """Decode the pixels, or say that the file is damaged."""
     try:
-        picture.load()
+        with _pillow_limit(most_pixels()):  # of tiles and frames, whose sizes are others
+            picture.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{path}: image file is damaged: {_told(error)}") from None
     except BROKEN as error:
-        raise DataError(f"{path}: image file is damaged or cut short: {error}") from None
+        raise DataError(f"{path}: image file is damaged or cut short: {_told(error)}") from None
+    except MemoryError:
+        raise DataError(
+            f"{path}: an image of {picture.height} x {picture.width} (height x width) does not fit "
+            "into memory: cut it into parts"
+        ) from None
     if 0 in picture.size:
         raise DataError(
             f"{path}: image has no pixels: width {picture.width}, height {picture.height}"
         )
+
+
+def _told(error: BaseException) -> str:
+    """Return what an error of Pillow says, on one line of bounded length."""
+    return one_line(str(error)) or type(error).__name__
 
 
 def _is_gray16(picture: Image.Image) -> bool:

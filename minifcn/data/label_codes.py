@@ -11,6 +11,7 @@ import numpy as np
 from minifcn.data.colours import ClassTable, Colours, show
 from minifcn.data.dataset import IGNORE, DataError, check_label
 from minifcn.data.images import read_label_pixels
+from minifcn.plain_text import one_line
 
 LARGEST = 65535  # of a 16-bit image
 CODES = ("auto", "numbers", "colours")
@@ -127,10 +128,10 @@ def label_code(
     given: dict[int, int] = {}
     for part in values.split(",") if values else ():
         value, colon, number = part.partition(":")
-        if not colon or not number.strip().isdecimal() or int(number) >= count:
+        if not colon or not _is_number(number) or int(number) >= count:
             raise DataError(
-                f"values={values}: {part!r} must be VALUE:CLASS, with a class number from 0 to "
-                f"{count - 1}, as values=0:0,255:1"
+                f"values={one_line(values)}: {one_line(part)!r} must be VALUE:CLASS, with a class "
+                f"number from 0 to {count - 1}, as values=0:0,255:1"
             )
         if _value("values", value) in given:
             raise DataError(f"values={values}: the value {value} is given twice")
@@ -170,11 +171,16 @@ def check_mask(code: LabelCode, files: list[Path], names: tuple[str, ...]) -> No
         )
 
 
+def _is_number(text: str) -> bool:
+    """Tell whether a text is a whole number; of one with thousands of digits Python makes none."""
+    return text.strip().isdecimal() and len(text) < 20
+
+
 def _value(option: str, text: str) -> int:
     """Return a label value of an option."""
-    if not text.strip().isdecimal() or int(text) > LARGEST:
+    if not _is_number(text) or int(text) > LARGEST:
         raise DataError(
-            f"{option}: {text!r} is no label value: it must be a number from 0 to 65535"
+            f"{option}: {one_line(text)!r} is no label value: it must be a number from 0 to 65535"
         )
     return int(text)
 

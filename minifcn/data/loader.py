@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from typing import get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from minifcn.data.dataset import DataError, Dataset, Sample
 from minifcn.data.order import Order, Sampling, Sizes, sizes_of
 from minifcn.data.preprocessing import UNIT, Preprocessing
 from minifcn.data.transforms import augment
+from minifcn.data.unreadable import INSTEAD, UNREADABLE, Bad, OnError, read_instead
 from minifcn.data.workers import by_processes
 
 __all__ = ["Batch", "Loader"]
@@ -55,6 +57,11 @@ class Loader:
     sampling
         ``"epochs"``: pass after pass over the data set, each in another order. ``"replacement"``:
         each image drawn from all.
+    on_error
+        What becomes of training samples that cannot be read. ``"stop"``: the error is raised.
+        ``"skip"``: another sample takes the place, drawn by seed and place alone (of the same size
+        with ``sizes="bucket"``), and the batch's ``skipped`` tells what was wrong. More than 10 %
+        of all samples, and more than one, are an error nevertheless.
     shard
         ``(rank, ranks)``: for training in several processes, of each batch only the images rank,
         rank + ranks, ...
@@ -91,6 +98,7 @@ class Loader:
         prefetch: int = 2,
         sizes: Sizes = "same",
         sampling: Sampling = "epochs",
+        on_error: OnError = "stop",
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         if len(dataset) == 0:
@@ -99,8 +107,10 @@ class Loader:
         _at_least("seed", seed, 0)
         _at_least("workers", workers, 0)
         _at_least("prefetch with workers" if workers else "prefetch", prefetch, min(workers, 1))
-        if sizes not in get_args(Sizes):
-            raise DataError(f"sizes is {sizes!r}: it must be one of {', '.join(get_args(Sizes))}")
+        for name, given, words in (("sizes", sizes, Sizes), ("on_error", on_error, OnError)):
+            if given not in get_args(words):
+                one_of = ", ".join(get_args(words))
+                raise DataError(f"{name} is {given!r}: it must be one of {one_of}")
         _check_shard(shard, batch_size, sizes)
         self.dataset = dataset
         self.batch_size = batch_size
@@ -108,6 +118,7 @@ class Loader:
         self.seed = seed
         self.workers, self.prefetch = workers, prefetch
         self.pad = sizes == "pad"
+        self.skips = on_error == "skip"
         self.shard = shard
         self.changes = {
             "crop": crop,
@@ -117,7 +128,7 @@ class Loader:
             "jitter": jitter,
             "scale": scale,
         }
-        self.sizes = sizes_of(dataset) if sizes == "bucket" else None
+        self.sizes = sizes_of(dataset, self.skips) if sizes == "bucket" else None
         self.order = Order(len(dataset), batch_size, seed, sampling, self.sizes)
         self.parts = _parts(len(dataset), batch_size, self.sizes, shard)
 
@@ -127,19 +138,35 @@ class Loader:
         Closing the iterator ends the workers; so does throwing it away.
         """
         _at_least("start", start, 0)
-        yield from self._ahead(self.batch, itertools.count(start), self.workers)
+        bad = Bad(self.dataset)
+        with closing(self._ahead(self.batch, itertools.count(start), self.workers)) as batches:
+            for batch in batches:
+                bad.add(batch.skipped)
+                yield batch
 
     def batch(self, number: int) -> Batch:
         """Return one training batch."""
         rank, ranks = self.shard
         places = enumerate(self.order(number), start=number * self.batch_size)
-        samples = []
+        samples, skipped = [], list[str]()
         for place, index in list(places)[rank::ranks]:
             rng = np.random.default_rng([self.seed, CHANGES, place])
-            samples.append(augment(self.dataset[index], rng, **self.changes))  # type: ignore[arg-type]
-        return self.collate(samples)
+            sample, bad = self.sample(index, place)
+            samples.append(augment(sample, rng, **self.changes))  # type: ignore[arg-type]
+            skipped += bad
+        return self.collate(samples)._replace(skipped=tuple(skipped))
 
-    def in_order(self) -> Iterator[Batch]:
+    def sample(self, index: int, place: int) -> tuple[Sample, tuple[str, ...]]:
+        """Return a sample, or the one for a place in its stead; and what could not be read."""
+        try:
+            return self.dataset[index], ()
+        except UNREADABLE as error:
+            if not self.skips:
+                raise
+            rng = np.random.default_rng([self.seed, INSTEAD, place])
+            return read_instead(self.dataset, error, self.order.alike(index), rng)
+
+    def in_order(self) -> Generator[Batch, None, None]:
         """Yield every sample once, first to last, unchanged; the last batch may be smaller."""
         numbers = range(len(self.parts))
         yield from self._ahead(self.part, numbers, min(self.workers, len(numbers)))
@@ -154,11 +181,13 @@ class Loader:
 
     def _ahead(
         self, make: Callable[[int], Batch], numbers: Iterable[int], workers: int
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Return an iterator over batches, by their numbers, made as chosen."""
         if workers:
             return by_processes(make, numbers, workers, self.prefetch)
-        return by_thread(make, numbers, self.prefetch) if self.prefetch else map(make, numbers)
+        if self.prefetch:
+            return by_thread(make, numbers, self.prefetch)
+        return (make(number) for number in numbers)
 
 
 def _parts(

@@ -8,12 +8,13 @@ from typing import Literal, get_args
 import numpy as np
 
 from minifcn.data.dataset import DataError, Dataset
+from minifcn.data.unreadable import UNREADABLE
 
 Sampling = Literal["epochs", "replacement"]
 Sizes = Literal["same", "pad", "bucket"]
 
 # What a random generator is for: a part of its seed, so that no two draw the same numbers. The
-# changes of images have 1, in loader.py.
+# changes of images have 1, in loader.py, samples that take the place of others 4, in unreadable.py.
 ORDER, DRAW, BATCHES = 0, 2, 3
 
 
@@ -80,14 +81,19 @@ class Order:
         if self.sampling == "replacement":
             rng = np.random.default_rng([self.seed, DRAW, number])
             one = int(rng.integers(self.count))
-            alike = np.flatnonzero(self._kinds == self._kinds[one])
-            return [one, *rng.choice(alike, self.batch_size - 1).tolist()]
+            return [one, *rng.choice(self.alike(one), self.batch_size - 1).tolist()]
         epoch, place = divmod(number, self._batches)
         known, batches = self._pass
         if known != epoch:
             batches = self._buckets(epoch, self._kinds)
             self._pass = epoch, batches
         return batches[place]
+
+    def alike(self, index: int) -> np.ndarray:
+        """Return the samples that can take the place of one: those of its size, if that matters."""
+        if self._kinds is None:
+            return np.arange(self.count)
+        return np.flatnonzero(self._kinds == self._kinds[index])
 
     def _sample(self, place: int) -> int:
         """Return the sample at a place of the endless sequence that batches are cut from."""
@@ -116,14 +122,25 @@ def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
     return order
 
 
-def sizes_of(dataset: Dataset) -> np.ndarray:
+def sizes_of(dataset: Dataset, skips: bool = False) -> np.ndarray:
     """Return the height and width of each image of a data set, integer (N, 2).
 
     Every sample is read, unless the data set has a method ``image_size(index)``, as `Files` has.
+    With ``skips`` those that cannot be read count as of the first one's size.
 
     >>> from minifcn.data import shapes
     >>> sizes_of(shapes("val", length=2, size=32)).tolist()
     [[32, 32], [32, 32]]
     """
     of = getattr(dataset, "image_size", None) or (lambda index: dataset[index].image.shape[:2])
-    return np.array([of(index) for index in range(len(dataset))])
+    sizes, bad = [], dict[int, Exception]()
+    for index in range(len(dataset)):
+        try:
+            sizes.append(of(index))
+        except UNREADABLE as error:
+            bad[index] = error
+    if bad and (not skips or not sizes):
+        raise next(iter(bad.values()))
+    for index in bad:  # in rising order, so each gets the place that is its own
+        sizes.insert(index, sizes[0])
+    return np.array(sizes)

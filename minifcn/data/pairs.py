@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -11,7 +10,9 @@ from minifcn.data.dataset import DataError
 from minifcn.data.files import Files, Item
 from minifcn.data.folder import CLASS_FILES, choose, class_table, list_splits
 from minifcn.data.label_codes import check_mask, label_code
-from minifcn.data.splits import check_disjoint, read_lines
+from minifcn.data.names import same_file_key
+from minifcn.data.splits import check_disjoint, read_lines, read_table
+from minifcn.plain_text import one_line
 
 LAYOUT = """
   image,label,split
@@ -102,17 +103,16 @@ def read_pairs(path: Path) -> list[Pair]:
     lines = read_lines(path)
     header = lines[0].lower() if lines else ""
     divider = next((sign for sign in ",;\t" if sign in header), ",")
-    titles = [title.strip() for title in next(csv.reader([header], delimiter=divider), [])]
+    titles = next(iter(read_table(path, [header], divider)), [])
     if titles not in (["image", "label"], ["image", "label", "split"]):
-        raise DataError(f"{path}: the first line is {header!r}; it must be as here:" + LAYOUT)
+        raise DataError(f"{path}: the first line is {one_line(header)!r}; it must be as here:" + LAYOUT)
     rows: list[Pair] = []
     seen: dict[Path, int] = {}
     taken: set[str] = set()
-    for number, cells in enumerate(csv.reader(lines[1:], delimiter=divider), 2):
-        cells = [cell.strip() for cell in cells]
+    for number, cells in enumerate(read_table(path, lines[1:], divider), 2):
         if len(cells) != len(titles) or not all(cells):
             raise DataError(
-                f"{path}: entry {number} is {divider.join(cells)!r}: it must hold "
+                f"{path}: entry {number} is {one_line(divider.join(cells))!r}: it must hold "
                 f"{divider.join(titles)}, none of them empty"
             )
         image = path.parent / cells[0]
@@ -134,10 +134,10 @@ def _free_name(image: str, taken: set[str]) -> str:
     place = PurePath(image).with_suffix("")
     parts = [part for part in place.parts if part not in ("..", place.anchor)]
     name, number = "/".join(parts), 1
-    while name in taken:
+    while same_file_key(name) in taken:
         number += 1
         name = "/".join(parts) + f"_{number}"
-    taken.add(name)
+    taken.add(same_file_key(name))
     return name
 
 

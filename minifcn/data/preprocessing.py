@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from minifcn.data.dataset import DataError, Dataset, streams_of
+from minifcn.plain_text import one_line
 
 COLOURS = 3  # channels of a picture: red, green, blue
 
@@ -160,8 +161,10 @@ class Preprocessing:
             )
         try:
             return cls(**values)
-        except TypeError as error:
-            raise DataError(f"preprocessing: {dict(values)}: {error}") from None
+        except DataError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"preprocessing: {one_line(str(values))}: {error}") from None
 
 
 CAFFE = Preprocessing(

@@ -9,7 +9,7 @@ import numpy as np
 from minifcn.data.dataset import DataError
 from minifcn.data.files import Files, Item, wrong_layout
 from minifcn.data.images import read_label
-from minifcn.data.mat import check_map, read_mat
+from minifcn.data.mat import read_mat_map
 from minifcn.data.preprocessing import CAFFE
 from minifcn.data.splits import check_train_val, read_ids, split_files
 from minifcn.data.voc_classes import VOC_CLASSES
@@ -86,15 +86,7 @@ def read_sbd_label(file: Path) -> np.ndarray:
     """
     if file.suffix != ".mat":
         return read_label(file)
-    struct = read_mat(file, "GTcls")
-    fields = struct.dtype.names or ()
-    if "Segmentation" not in fields or struct.size != 1:
-        found = f"the fields {', '.join(fields)}" if fields else "no fields"
-        raise DataError(
-            f"{file}: GTcls has {found} and shape {struct.shape}: it must be one struct with the "
-            "field Segmentation"
-        )
-    values = check_map(f"{file}: GTcls.Segmentation", struct.item()[fields.index("Segmentation")])
+    values = read_mat_map(file, "GTcls.Segmentation")
     if values.min() < 0 or values.max() > 255:
         raise DataError(
             f"{file}: GTcls.Segmentation holds {values.min()} to {values.max()}: class numbers are "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from minifcn.data.sbd import SBD_PUBLISHED, sbd, sbd_splits
 from minifcn.data.shapes import shapes
 from minifcn.data.siftflow import SIFTFLOW_PUBLISHED, siftflow, siftflow_splits
 from minifcn.data.voc import VOC_PUBLISHED, voc, voc_splits
+from minifcn.plain_text import HIDDEN, one_line
 
 
 class Source(NamedTuple):
@@ -142,6 +144,10 @@ def parse(spec: str) -> Spec:
     DataError
         If there is no such kind of data set, its folder is missing, or an option is unknown.
     """
+    if HIDDEN.search(spec):
+        raise DataError(
+            f"data set {one_line(ascii(spec))}: it has a control character, or no UTF-8"
+        )
     place, _, query = spec.partition("?")
     kind, _, path = place.partition(":")
     if kind not in SOURCES:
@@ -198,7 +204,8 @@ def open_dataset(spec: str, split: str | None = None) -> Dataset:
     if wanted is None:
         raise DataError(f"data set {spec!r}: name a split of it: {', '.join(splits_of(spec))}")
     place: tuple[Any, ...] = () if path is None else (path,)
-    return SOURCES[kind].open(*place, wanted, **options)
+    with _as_data_error(spec):
+        return SOURCES[kind].open(*place, wanted, **options)
 
 
 def splits_of(spec: str) -> list[str]:
@@ -208,7 +215,18 @@ def splits_of(spec: str) -> list[str]:
     ['train', 'val']
     """
     kind, path, _, options = parse(spec)
-    return SOURCES[kind].splits(*([] if path is None else [path]), **options)
+    with _as_data_error(spec):
+        return SOURCES[kind].splits(*([] if path is None else [path]), **options)
+
+
+@contextmanager
+def _as_data_error(spec: str) -> Iterator[None]:
+    """Turn what the system says of a folder, such as that it is not ours, into a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror or error}: {one_line(str(error.filename or ''))}"
+        raise DataError(f"data set {one_line(spec)!r}: {reason}") from error
 
 
 def published_size(kind: str, split: str, dataset: Dataset) -> int | None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from minifcn.data.dataset import DataError
+
+LONGEST = 4096  # letters of a name, the folders in it counted
+LARGEST = 64 << 20  # bytes of a list; the longest published ones have a hundredth of that
 
 
 def read_lines(file: Path) -> list[str]:
@@ -19,12 +24,35 @@ def read_lines(file: Path) -> list[str]:
         If there is no such file, or it is no UTF-8 text.
     """
     try:
+        size = file.stat().st_size
+        if size > LARGEST:
+            raise DataError(f"{file}: {size} bytes: a list of names may have {LARGEST}")
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{file}: a folder, not a list") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text: byte {error.start} cannot be read") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_table(file: Path, lines: Sequence[str], divider: str = ",") -> list[list[str]]:
+    """Return the stripped cells of each line of a CSV file.
+
+    >>> read_table(Path("a.csv"), ['name , r', '"a,b",1'])
+    [['name', 'r'], ['a,b', '1']]
+
+    Raises
+    ------
+    DataError
+        If a line is no CSV, or has a cell of more than 131,072 letters.
+    """
+    try:
+        rows = csv.reader(lines, delimiter=divider, strict=True)
+        return [[cell.strip() for cell in row] for row in rows]
+    except csv.Error as error:
+        raise DataError(f"{file}: no CSV file: {error}") from None
 
 
 def read_split(file: Path) -> list[str]:
@@ -38,8 +66,11 @@ def read_split(file: Path) -> list[str]:
     names = read_lines(file)
     if not names:
         raise DataError(f"{file}: the split is empty: it must name images, one a line")
+    for name in names:
+        if len(name) > LONGEST:
+            raise DataError(f"{file}: a name of {len(name)} letters: it may have {LONGEST}")
     if len(set(names)) < len(names):
-        first = next(name for name in names if names.count(name) > 1)
+        first = next(name for name, count in Counter(names).items() if count > 1)
         raise DataError(f"{file}: {first!r} is listed twice: each image must come once")
     return names
 

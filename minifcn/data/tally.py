@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from minifcn.backend import Error
 from minifcn.data.dataset import (
@@ -24,6 +23,7 @@ from minifcn.data.dataset import (
 )
 from minifcn.data.files import Files
 from minifcn.data.fingerprint import fingerprint
+from minifcn.data.images import image_format
 
 COLOURS = ("red", "green", "blue")
 
@@ -135,9 +135,8 @@ def _formats(dataset: Dataset, index: int) -> tuple[str, ...]:
 def _format(file: Path) -> str:
     """Return format and mode of an image file, as ``"PNG P"``; of another its ending."""
     try:
-        with Image.open(file) as picture:
-            return f"{picture.format} {picture.mode}"
-    except UnidentifiedImageError:
+        return image_format(file)
+    except DataError:
         return file.suffix.removeprefix(".").upper()
 
 

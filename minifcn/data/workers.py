@@ -15,7 +15,7 @@ import signal
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -41,7 +41,7 @@ GUARD = (
 
 def by_processes(
     make: Callable[[int], Made], numbers: Iterable[int], workers: int, prefetch: int
-) -> Iterator[Made]:
+) -> Generator[Made, None, None]:
     """Yield ``make(number)`` for each number in turn, made by processes ahead of their use.
 
     The processes are started afresh, not copied from this one, which has threads: ``make`` and all
@@ -156,12 +156,15 @@ class Worker:
         if not self.heard and code == 1:
             return DataError(GUARD)
         end = f"exit code {code}"
+        why = "if memory has run out, choose fewer workers or smaller batches"
         if code is not None and code < 0:
             end = f"killed by signal {-code}, {signal.Signals(-code).name}"
-        return DataError(
-            f"worker process {self.process.pid} ended before its time ({end}): if memory has run "
-            "out, choose fewer workers or smaller batches"
-        )
+        if code == -signal.SIGKILL:
+            why = (
+                "Linux ends processes so when memory runs out (dmesg tells): choose fewer workers "
+                f"(--workers), smaller batches, or prefetch=1 (it was {len(self.rooms)})"
+            )
+        return DataError(f"worker process {self.process.pid} ended before its time ({end}): {why}")
 
 
 def _end(process: Any, connection: Connection, rooms: Sequence[Room]) -> None:

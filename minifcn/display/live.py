@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -10,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ..curve import running_mean
 from ..metrics import ConfusionMatrix
 from ..nn import Module
 from ..recipes import Recipe
-from ..report import percent, running_mean
+from ..report import percent
 from ..train import Observer, Step
 from .page import MIDDLE_GRAY, DisplayError, Drawing, plural, svg
 
@@ -96,7 +98,7 @@ class LiveCurves(Observer):
 
     def drawing(self) -> Drawing:
         """Return the curves as they are now."""
-        losses = [step.loss for step in self.taken]
+        losses = [step.loss for step in self.taken if not math.isnan(step.loss)]
         return curves(losses, self.scores, self.steps, self.name)
 
     def _draw(self, at_once: bool) -> None:

@@ -3,7 +3,8 @@
 from .convert import Converted, convert, load, load_fcn
 from .foreign import Foreign, open_foreign
 from .header import Header, WeightsError, read_header, title
-from .native import Loaded, check_place, load_into, save
+from .native import Loaded, load_into, save
+from .writing import check_place
 
 __all__ = [
     "Converted",

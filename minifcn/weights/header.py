@@ -18,6 +18,8 @@ from .._version import __version__
 from ..backend import Error
 from ..data import Head, Preprocessing
 from ..data.fingerprint import unpack
+from ..data.names import check_class_names, check_text, file_parts
+from ..plain_text import one_line
 
 FORMAT, VERSION = "minifcn weights", 1
 DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64"}
@@ -171,7 +173,7 @@ def _what_it_is(path: Path) -> str:
     try:
         entries = [e for name, e in json.loads(header).items() if name != "__metadata__"]
         whole = 8 + length + max((e["data_offsets"][1] for e in entries), default=0)
-    except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+    except (ValueError, AttributeError, TypeError, KeyError, IndexError, RecursionError):
         return "damaged: its header is not the JSON of a safetensors file"
     if size < whole:
         return f"cut short: {size} of {whole} bytes are there; copy it again"
@@ -190,7 +192,7 @@ def _header(path: Path, file: Any) -> Header:
             "preprocessing; minifcn convert makes such a file of it, if you say what it is"
         )
     version = metadata.get("format_version", "")
-    if not version.isdigit() or int(version) > VERSION:
+    if not version.isdecimal() or len(version) > 9 or int(version) > VERSION:
         raise WeightsError(
             f"{path}: of format version {version or 'unknown'}, written by minifcn "
             f"{metadata.get('minifcn', 'of unknown version')}: minifcn {__version__} reads "
@@ -205,15 +207,21 @@ def _header(path: Path, file: Any) -> Header:
         )
     config = _from_json(path, metadata, "model", dict)
     palette = _from_json(path, metadata, "palette", list)
+    classes = tuple(str(name) for name in _from_json(path, metadata, "classes", list))
     try:
+        check_class_names("classes", classes)
+        if isinstance(told := config.get("num_classes"), dict):
+            for head in told:  # it becomes a part of files' names
+                check_text("num_classes", "head", head)
+                file_parts(head)
         colours = np.array(palette, np.uint8)
         preprocessing = Preprocessing.from_dict(_from_json(path, metadata, "preprocessing", dict))
         trained_on = frozenset(unpack(metadata.get("trained_on", "")))
     except (Error, ValueError, OverflowError, TypeError) as error:
         raise WeightsError(f"{path}: damaged header: {error}") from error
     return Header(
-        config=_tuples(config),
-        classes=tuple(str(name) for name in _from_json(path, metadata, "classes", list)),
+        config=tuples(config),
+        classes=classes,
         palette=colours,
         preprocessing=preprocessing,
         origin=metadata.get("origin", ""),
@@ -230,15 +238,20 @@ def _from_json(path: Path, metadata: dict[str, str], name: str, kind: type) -> A
         value = json.loads(metadata[name])
     except KeyError:
         raise WeightsError(f"{path}: damaged header: {name!r} is missing") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: damaged header: {name!r} is not JSON: {error}") from None
     if not isinstance(value, kind):
-        raise WeightsError(f"{path}: damaged header: {name!r} is {value!r}, not a {kind.__name__}")
+        found = one_line(repr(value))
+        raise WeightsError(f"{path}: damaged header: {name!r} is {found}, not a {kind.__name__}")
     return value
 
 
-def _tuples(value: Any) -> Any:
-    """Return lists as tuples: JSON knows lists only, the arguments of nets are tuples."""
+def tuples(value: Any) -> Any:
+    """Return lists as tuples: JSON knows lists only, the arguments of nets are tuples.
+
+    >>> tuples({"widths": [8, 16]})
+    {'widths': (8, 16)}
+    """
     if isinstance(value, dict):
-        return {name: _tuples(item) for name, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+        return {name: tuples(item) for name, item in value.items()}
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value

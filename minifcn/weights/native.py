@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +18,14 @@ import numpy as np
 
 from .. import models
 from .._version import __version__
-from ..backend import Array, Error
+from ..backend import Error
 from ..data import Head, Preprocessing
 from ..data.fingerprint import pack
-from ..files import replacing
 from ..flow import Undrawn
 from ..models import FCN, Classifier, LateFusion
 from .header import DTYPES, FORMAT, VERSION, Header, WeightsError, heads_by_name, opened, title
-from .pieces import Progress, check_finite, copy_rows, in_order, row_pieces
+from .pieces import Progress, check_finite, copy_rows, row_pieces
+from .writing import write_tensors
 
 LISTED = 6  # of many differing tensors, so many are named in a message
 
@@ -125,7 +125,7 @@ def save(
     }
     if numbers := pack(trained_on):
         metadata["trained_on"] = numbers
-    _write(path, tensors, metadata, progress)
+    write_tensors(path, tensors, metadata, progress)
 
 
 def load_own(path: str | Path, progress: Progress | None = None) -> Loaded:
@@ -160,6 +160,15 @@ def load_own(path: str | Path, progress: Progress | None = None) -> Loaded:
         header.origin,
         header.trained_on,
     )
+
+
+def planned_own(path: str | Path) -> Any:
+    """Return the net that a file of `save` describes, with zeros for weights; raises as `load_own`.
+
+    That is all that planning needs, and it takes no time.
+    """
+    with opened(path) as (_, header):
+        return _undrawn(path, header)
 
 
 class _Bounded(Undrawn):
@@ -293,51 +302,3 @@ def _to_json(path: Path, config: dict[str, Any]) -> str:
         raise WeightsError(
             f"{path}: the model's config {config} cannot be saved: {error}"
         ) from None
-
-
-def check_place(path: str | Path) -> None:
-    """Raise a WeightsError if a path cannot become a file: better now than after a training.
-
-    >>> check_place("net.safetensors")
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        found = "is not a folder" if path.parent.exists() else "does not exist: make it first"
-        raise WeightsError(f"{path}: cannot be written: {path.parent} {found}")
-    if path.is_dir():
-        raise WeightsError(f"{path}: cannot be written: it is a folder; add a file name")
-
-
-def _write(
-    path: Path,
-    tensors: Mapping[str, Array],
-    metadata: dict[str, str],
-    progress: Progress | None = None,
-) -> None:
-    """Write under a temporary name in the same folder, then rename.
-
-    safetensors' own function would first copy all tensors, twice where their axes lie in another
-    order, so the file is written here: it is a JSON text with the places, and the numbers.
-    """
-    check_place(path)
-    codes = {dtype: code for code, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, array in tensors.items():
-        start, end = end, end + array.nbytes
-        entry = {"dtype": codes[array.dtype.name], "shape": array.shape}
-        header[name] = {**entry, "data_offsets": (start, end)}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the numbers lie where processors like them
-    done = 0
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for array in tensors.values():
-                for piece in in_order(array):
-                    file.write(piece.astype(piece.dtype.newbyteorder("<"), copy=False).data)
-                    done += piece.nbytes
-                    if progress is not None:
-                        progress(done, end)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written: {error}") from error

@@ -13,8 +13,8 @@ from ...files import replacing
 from ...models import FCN, Classifier
 from ...shapes import Pair, pair
 from ..header import WeightsError, title
-from ..native import check_place
 from ..wire import bytes_field, varint
+from ..writing import check_place
 from .caffe_layers import Layer, Word, caffe_layers
 from .facts import check_length, check_numbers, in_words
 from .message import Piece, field, length, write_pieces

@@ -10,7 +10,7 @@ from ...backend import to_numpy
 from ...files import replacing
 from ...nn import Module
 from ..header import WeightsError
-from ..native import check_place
+from ..writing import check_place
 
 STYLES = ("minifcn", "chainer")
 CHAINER = {"weight": "W", "bias": "b"}

@@ -18,7 +18,7 @@ from ...models import FCN, LateFusion
 from ...nn import Sequential
 from ...shapes import Pair, pair
 from ..header import WeightsError, title
-from ..native import check_place
+from ..writing import check_place
 from .facts import check_length, check_numbers, in_words, least_image
 from .message import Piece, field, length, write_pieces
 from .onnx_nodes import Dims, Graph, onnx_nodes
