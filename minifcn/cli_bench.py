@@ -45,6 +45,9 @@ def bench(
     fused: Annotated[
         bool, typer.Option("--fused", help="PyTorch's SGD in its fused form.")
     ] = False,
+    graphs: Annotated[
+        bool, typer.Option("--graphs", help="On a GPU: PyTorch also as CUDA graphs.")
+    ] = False,
     device: Annotated[str, typer.Option(help="Where all compute: cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[
         str, typer.Option(help="On a GPU, of convolutions: fp32, tf32, bf16, with commas.")
@@ -73,7 +76,9 @@ def bench(
     find(names)  # an unknown one is better known now
     peers = _names(against)
     precisions = tuple(_names(precision))
-    settings = Settings(rounds, threads, processes, layout, tuned, fused, device, precisions)
+    settings = Settings(
+        rounds, threads, processes, layout, tuned, fused, graphs, device, precisions
+    )
     with Terminal(out) as terminal:
         report = run(names, peers, settings, terminal)
     print(table.legend(report))

@@ -81,7 +81,11 @@ def missing_options(context: typer.Context, out: Path) -> list[str]:
             "from Python with train.run(..., resume=True), or choose another folder"
         )
     # What gives no argument, as an unknown name, would be missed again after the next call.
-    before = {n: v for n, v in before.items() if any(True for _ in as_arguments(context, {n: v}))}
+    before = {
+        name: value
+        for name, value in before.items()
+        if name not in OF_EACH_CALL and [*as_arguments(context, {name: value})]
+    }
     options = {each.name: each for each in context.command.params}
     usual = {name: _as_json(option.default) for name, option in options.items()}
     there = usual | before

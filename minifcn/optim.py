@@ -16,7 +16,7 @@ import numpy as np
 from .autograd import Tensor
 from .backend import Array, Error, Operation, gpu_of, is_array, is_numpy, to_device, xp_of
 from .kernels import cuda
-from .kernels.elementwise import flat, share_out
+from .kernels.elementwise import blocks, flat, share_out
 from .kernels.threads import workspace
 from .nn import Module
 
@@ -91,7 +91,7 @@ class SGD:
         self.nesterov, self.caffe = nesterov, caffe
         self.param_groups: list[Group] = [_checked_group(g, usual, nesterov) for g in groups]
         self.momenta: dict[Tensor, Array] = {}
-        self._on_gpus: dict[int, Any] = {}  # by the GPU's number: what computes there
+        self._on_gpus = cuda.sgd.Descents()
         seen: set[Tensor] = set()
         for where, parameter in self._parameters():
             if parameter in seen:
@@ -127,16 +127,15 @@ class SGD:
         weight is ever made; on a GPU, all at once.
         """
         tasks: list[list[Piece]] = []  # of about CHUNK numbers each
-        there: dict[int, list[Any]] = {}  # by the GPU's number
+        there: list[Any] = []  # on GPUs
         room = total = 0
         for number, group in enumerate(self.param_groups):
             for parameter in group["params"]:
                 if parameter.grad is None or not parameter.requires_grad:
                     continue
-                h, w = self._momentum(parameter, group), parameter.data
-                if cuda.on(w) and cuda.sgd.fits(w, h):
-                    part = cuda.sgd.Weights(w, parameter.grad.data, h, number)
-                    there.setdefault(gpu_of(w), []).append(part)
+                h = self._momentum(parameter, group)
+                if cuda.sgd.fits(parameter.data, h):
+                    there.append(cuda.sgd.weights(parameter.data, parameter.grad.data, h, number))
                     continue
                 for arrays in _chunks(parameter.data, parameter.grad.data, h):
                     size = arrays[0].size
@@ -155,10 +154,7 @@ class SGD:
         if tasks:
             share_out(len(tasks), work, tasks[0][0][1], 5 * total)
         settings = [tuple(float(group[name]) for name in SETTINGS) for group in self.param_groups]
-        for gpu, weights in there.items():
-            descent = self._on_gpus.setdefault(gpu, cuda.sgd.Descent())
-            with Operation("SGD.step", {"w": weights[0].w}):
-                descent.step(weights, settings, self.nesterov, self.caffe)
+        self._on_gpus.step(there, settings, self.nesterov, self.caffe)
 
     def _momentum(self, parameter: Tensor, group: Group) -> Array | None:
         """Return the parameter's momentum, on its device and of its type; None without momentum."""
@@ -290,20 +286,8 @@ def _chunks(w: Array, g: Array, h: Array | None) -> Iterator[tuple[Array, Array,
     arrays = [w, g] if h is None else [w, g, h]
     # One long row each, however the axes lie in memory, as long as they lie in the same way.
     arrays = flat(*arrays) or arrays
-    for i in _blocks(arrays[0].shape):
+    for i in blocks(arrays[0].shape, CHUNK):
         yield arrays[0][i], arrays[1][i], None if h is None else arrays[2][i]
-
-
-def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
-    """Yield indices that cut an array of any memory order into blocks of about CHUNK numbers."""
-    inner = math.prod(shape[1:])
-    if math.prod(shape) <= CHUNK:
-        yield (...,)
-    elif inner > CHUNK:
-        yield from ((i, *rest) for i in range(shape[0]) for rest in _blocks(shape[1:]))
-    else:
-        rows = CHUNK // inner
-        yield from ((slice(i, i + rows), ...) for i in range(0, shape[0], rows))
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Any:
@@ -339,7 +323,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Any:
         return 0.0
     xp, on_cpu = xp_of(gradients[0]), is_numpy(gradients[0])
     with Operation("clip_grad_norm_", {"a gradient": gradients[0]}):
-        if cuda.on(gradients[0]) and all(cuda.sgd.fits(g) for g in gradients):
+        if not on_cpu and cuda.sgd.all_fit(gradients):
             return cuda.sgd.clip(gradients, max_norm)
         squares = [(g * g).sum(dtype=np.float64) for g in gradients]
         norm = xp.sqrt(sum(squares) if on_cpu else xp.stack(squares).sum())

@@ -49,6 +49,11 @@ class Log:
     told
         Is called with each line, as a dictionary, when it is written.
 
+    Attributes
+    ----------
+    trouble
+        Why the last line is not in the file yet, as on a full disk; None: it is.
+
     Examples
     --------
     >>> import io
@@ -63,6 +68,7 @@ class Log:
     def __init__(self, file: IO[str], told: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.file, self.told = file, told
         self.waiting = deque[tuple[Step | None, dict[str, Any]]]()
+        self.trouble: OSError | None = None
 
     def add(self, step: Step | None, /, **more: Any) -> None:
         """Add a step, or a line without one; write what is known of it and of those before."""
@@ -82,7 +88,11 @@ class Log:
     def _write_first(self) -> None:
         step, more = self.waiting[0]
         line = more if step is None else step.numbers() | more
-        print(json.dumps(line), file=self.file, flush=True)
+        try:
+            print(json.dumps(line), file=self.file, flush=True)
+            self.trouble = None
+        except OSError as error:  # the file's buffer keeps the line for the next flush
+            self.trouble = error
         if self.told:
             self.told(line)
         self.waiting.popleft()

@@ -295,6 +295,8 @@ class Stage:
         if not shared.ranks.leads:
             return
         shared.watch.flush()
+        if unwritten := shared.watch.unwritten():  # a log with a gap could not be gone on with
+            raise weights.WeightsError(unwritten)
         check_weights(training.model, training.done, training.recipe.lr)
         facts = {
             "config": shared.config,

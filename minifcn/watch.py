@@ -17,6 +17,7 @@ from . import runs
 from .backend import Error
 from .data import UNIT, DataError, Dataset, Preprocessing
 from .event_files import EventFiles
+from .files import why_not_written
 from .gpu_memory import held
 from .metrics import ConfusionMatrix
 from .nn import Module
@@ -33,6 +34,7 @@ EVERY = 30.0  # seconds between two reports, at least
 SHARE = 100  # of the time that may go into reports: one of so many seconds
 LOOKS = 100  # steps between two looks at the layers
 MEMORY = 10  # steps between two looks at the memory
+BUFFER = 1 << 20  # bytes of the log that wait while the disk is full
 
 
 class NoWatch:
@@ -70,6 +72,10 @@ class NoWatch:
 
     def flush(self) -> None:
         """Wait until all that was told is in the log."""
+
+    def unwritten(self) -> str:
+        """Return why the last lines are not in the log yet; "" if they are."""
+        return ""
 
     def stopped(self, reason: str) -> None:
         """Tell that the run stops before its end, and why."""
@@ -130,6 +136,7 @@ class Watch(NoWatch):
         self.log: Log | None = None
         self.file: IO[str] | None = None
         self.written, self.took = -float("inf"), 0.0
+        self.waits = False  # whether lines of the log have to wait
 
     def started(self, stage: str, at: int = 0, evaluated: bool = True) -> None:
         """Begin a stage, or go on with it after a step; what its log has beyond that is cut off."""
@@ -143,7 +150,7 @@ class Watch(NoWatch):
         self.stage, path = stage, self.out / stage / "log.jsonl"
         path.parent.mkdir(exist_ok=True)
         self.run.stages[stage] = told = cut_log(path, at, evaluated)
-        self.file = path.open("a", encoding="utf-8")
+        self.file = path.open("a", BUFFER, encoding="utf-8")
         self.log = Log(self.file, told.take)
         if self.events:
             self.events.started(stage, at)
@@ -171,6 +178,7 @@ class Watch(NoWatch):
             memory = resident() if self.device == "cpu" else held(self.device)
             more = {"memory": memory} if memory else {}
         self.log.add(step, **more)
+        self._warn_of_log()
         if self.events:
             self.events.stepped(step)
         if self.clock() - self.written >= max(self.every, SHARE * self.took):
@@ -200,6 +208,20 @@ class Watch(NoWatch):
         """Write all lines; waits for a GPU that is still computing."""
         if self.log:
             self.log.write()
+
+    def unwritten(self) -> str:
+        """Return why the last lines are not in the log yet; "" if they are."""
+        if not self.log or not self.log.trouble:
+            return ""
+        path = self.out / self.stage / "log.jsonl"
+        return f"{path}: cannot be written: {why_not_written(self.log.trouble, path)}"
+
+    def _warn_of_log(self) -> None:
+        """Tell once that lines of the log have to wait."""
+        now = self.unwritten()
+        if now and not self.waits:
+            self.warned(f"{now}; the last lines wait in memory")
+        self.waits = bool(now)
 
     def stopped(self, reason: str) -> None:
         """Note why the run stops before its end."""
@@ -231,12 +253,7 @@ class Watch(NoWatch):
                 self.stopped(str(error) or "interrupted")
             else:
                 self._tell(runs.State(runs.FAILED, self.stage, reason))
-        try:
-            self._close()
-        except OSError as another:  # as on a full disk: what stopped the run is to be told
-            if error is None:
-                raise
-            self.warned(f"the last lines of the log are not written: {another}")
+        self._close()
         self.refresh()
 
     def _tell(self, state: runs.State) -> None:
@@ -251,7 +268,10 @@ class Watch(NoWatch):
         """Close the log of a stage: all that is known is in it."""
         if self.log and self.file:
             self.log.close()
-            self.file.close()
+            try:
+                self.file.close()
+            except OSError as error:  # as on a full disk
+                self.warned(f"the last lines of the log are not written: {error}")
         self.log = self.file = None
         if self.events:
             self.events.flush()

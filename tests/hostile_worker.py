@@ -185,28 +185,31 @@ def list_reader(folder):
 def mat_reader(folder):
     """MATLAB files."""
     label = np.arange(1, 31, dtype=np.uint8).reshape(5, 6)
-    contents = []
-    for value, packed in [(v, p) for v in (label, label.astype(float)) for p in (True, False)]:
-        for name, held in (("S", value), ("GTcls", {"Segmentation": value, "Boundaries": value})):
-            file = io.BytesIO()
-            scipy.io.savemat(file, {name: held, "names": "x"}, do_compression=packed)
-            contents.append(file.getvalue())
-    old = io.BytesIO()
-    scipy.io.savemat(old, {"S": label}, format="4")
-    bomb = io.BytesIO()
-    scipy.io.savemat(bomb, {"S": np.zeros((9000, 9000), np.uint8)}, do_compression=True)
-    contents += [old.getvalue(), contents[0]]
+
+    def saved(content, **options):
+        file = io.BytesIO()
+        scipy.io.savemat(file, content, **options)
+        return file.getvalue()
+
+    wholes = [(read_semantic, saved({"S": label}, format="4"))]
+    for packed in (True, False):
+        for value in (label, label.astype(float) % 3):
+            struct = {"Segmentation": value, "Boundaries": value}
+            wholes += [
+                (read_geometric, saved({"S": value % 4, "names": "x"}, do_compression=packed)),
+                (read_sbd_label, saved({"GTcls": struct}, do_compression=packed)),
+            ]
+    bomb = saved({"S": np.zeros((9000, 9000), np.uint8)}, do_compression=True)
 
     def make(case):
-        content = contents[case % len(contents)]
-        content = damaged(content, case, 128 * (case % 3 > 0))
-        if case % 3 == 0 and len(content) > 136 and content[128:129] == b"\x0f":
-            packed = zlib.compress(damaged(zlib.decompress(contents[0][136:]), case))
-            head = content[:128] + b"\x0f\0\0\0" + len(packed).to_bytes(4, "little")
-            content = head + packed
+        reader, content = wholes[case % len(wholes)]
+        if content[128:129] == b"\x0f" and case % 4:  # packed: damage what is in it
+            packed = zlib.compress(damaged(zlib.decompress(content[136:]), case))
+            content = content[:128] + b"\x0f\0\0\0" + len(packed).to_bytes(4, "little") + packed
+        else:
+            content = damaged(content, case, 128 * (case % 3 > 0))
         path = folder / "a.mat"
-        path.write_bytes(bomb.getvalue() if case % 100 == 50 else content)
-        reader = (read_sbd_label, read_semantic, read_geometric)[case % 3]
+        path.write_bytes(bomb if case % 100 == 50 else content)
         return lambda: reader(path)
 
     return make

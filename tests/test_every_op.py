@@ -34,7 +34,8 @@ NO_GRADIENT = {
 }
 # Options that no sample sets: "operation.argument" and the reason.
 NOT_SAMPLED = {
-    "conv2d.relu_follows": "its gradient is right with that relu only (see test_conv_relu.py)"
+    "conv2d.relu_follows": "its gradient is right with that relu only (see test_conv_relu.py)",
+    "max_pool2d.relu_follows": "the same",
 }
 # Operations whose gradient cannot be differentiated again, and the reason.
 NO_SECOND_ORDER: dict[str, str] = {}

@@ -87,8 +87,8 @@ def fuzz(kind, cases, folder, record_count):
     wrong = {n: text for n, text in enumerate(found) if text not in ("read", "refused")}
     some = "\n".join(f"case {n}: {text}" for n, text in list(wrong.items())[:5])
     assert not wrong, f"{len(wrong)} of {cases} cases: {sorted(wrong)[:50]}\n{some}"
-    assert found.count("read") > cases // 50, "hardly any can be read: the damage is too large"
-    assert found.count("refused") > cases // 20, "hardly any is refused: the damage is too small"
+    assert found.count("read") > cases // 40, "hardly any can be read: the damage is too large"
+    assert found.count("refused") > cases // 40, "hardly any is refused: the damage is too small"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -344,6 +344,19 @@ def test_links_in_the_output_folder_are_not_followed(tmp_path, made):
     assert files_in(elsewhere) == ["file"]
 
 
+def test_a_run_that_says_it_is_elsewhere(tmp_path, monkeypatch):
+    """What is resumed is written into the folder that was named, whatever is noted there."""
+    monkeypatch.chdir(tmp_path)
+    small = ("--widths", "1,1,1,1,1", "--stages", "32s", "--steps", "2", "--batch-size", "1")
+    assert run("train", "--data", "shapes", "--out", "run", "--crop", "32", *small) == 0
+    (tmp_path / "run" / "metrics.json").unlink()
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["given"] |= {"out": str(tmp_path / "elsewhere"), "overwrite": True, "odd": 1}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert run("train", "--resume", "--out", "run") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_heads_of_a_weight_file_become_names_of_files(tmp_path):
     """So a made-up file must not lead elsewhere by them."""
     heads = {"sem": 2, "geo": 2}

@@ -16,10 +16,10 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from killed_runs import PLACES
 from layouts_folder import make_folder
+from small_disk import fill, small_disk
 
 LEAST = 50  # kills in all
 RUNS = Path(__file__).with_name("killed_runs.py")
@@ -198,12 +198,7 @@ def test_where_files_may_not_grow_so_large_checkpoints_fail_and_the_run_goes_on(
 
 def test_a_disk_that_is_really_full(runs, never_killed, tmp_path):
     spec, expected, _ = never_killed
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
-    if os.name != "posix" or subprocess.run(mounted, capture_output=True).returncode:
-        pytest.skip("only root may mount a disk here")
-    try:
+    with small_disk(tmp_path / "disk", 3) as disk:
         out, told, ballast = disk / "out", tmp_path / "told", disk / "ballast"
         arguments = ["train", "--out", out, "--resume", "--data", spec, *OPTIONS]
         runs(arguments, told, place="after_the_rename", count=9)
@@ -217,16 +212,3 @@ def test_a_disk_that_is_really_full(runs, never_killed, tmp_path):
         ballast.unlink()
         assert runs(arguments, told) == 0, told.read_text()
         assert outcome(out) == expected
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-def fill(path):
-    """Write a file until the disk is full."""
-    noise = np.random.default_rng(0).bytes(1 << 16)
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(noise):
-                pass
-        except OSError:
-            return

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_disk import fill, small_disk
 
 from minifcn import data, models, snapshot, train, weights
 from minifcn.data import Head
@@ -158,7 +159,7 @@ def stopped(out, at, case="several batches in a step", by=PowerCutError, **optio
 def test_a_run_stopped_anywhere_goes_on_bit_for_bit(tmp_path, never_stopped, by, record_count):
     expected, events = never_stopped()
     assert len(expected) == 7
-    points = range(1, len(events) + 1, 1 if by is PowerCutError else 3)
+    points = range(1, len(events) + 1, 2 if by is PowerCutError else 5)
     for at in points:
         out = tmp_path / str(at)
         stopped(out, at, by=by)
@@ -523,6 +524,30 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning(tmp_path, never_stoppe
     assert "cannot be written: No space left on device: it needs 0.3 MB, " in watcher.warnings[0]
     assert "MB are free there: make room; the training goes on" in watcher.warnings[0]
     assert outcome(tmp_path) == never_stopped()[0]
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(tmp_path):
+    """Neither a line of the log, nor a bit of the result."""
+
+    class Filling(Watcher):
+        def stepped(self, name, step):
+            ballast = tmp_path / "disk" / "ballast"
+            if step.step == 2:
+                fill(ballast)
+            if step.step == 55:
+                ballast.unlink()
+
+    options = {"stages": {"fcn32s": replace(RECIPE, steps=60, accumulate=1)}, "eval_every": None}
+    options["save_every"] = 20
+    run(tmp_path / "elsewhere", **options)
+    watcher = Filling()
+    with small_disk(tmp_path / "disk", 4) as disk:
+        run(disk / "out", observer=watcher, **options)
+        assert outcome(disk / "out") == outcome(tmp_path / "elsewhere")
+    text = "\n".join(watcher.warnings)
+    assert "log.jsonl: cannot be written: No space left on device: " in text
+    assert text.count("the last lines wait in memory") == 1
+    assert text.count("the training goes on, the next one may succeed") == 2  # of steps 20 and 40
 
 
 def test_weights_that_cannot_be_written_stop_the_run(tmp_path, never_stopped, monkeypatch):

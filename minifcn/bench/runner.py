@@ -52,6 +52,8 @@ class Settings:
         Measure PyTorch and minifcn once more, in processes that keep freed memory; only apart.
     fused
         Train PyTorch's nets with ``SGD(fused=True)`` in place of the default.
+    graphs
+        On a GPU: measure PyTorch's nets once more as CUDA graphs, which minifcn's always are.
     device
         ``"cpu"``, ``"cuda"`` or ``"cuda:N"``: where all libraries compute.
     precisions
@@ -69,6 +71,7 @@ class Settings:
     layout: str = "best"
     tuned: bool = False
     fused: bool = False
+    graphs: bool = False
     device: str = "cpu"
     precisions: tuple[str, ...] = ("fp32",)
 
@@ -260,7 +263,7 @@ class _Bench:
         if self.on_gpu:
             form["precisions"] = settings.precisions
         built = {side: self._ask_to_build(side, case) for side in our_sides(case.kind, **form)}
-        form |= {"layout": settings.layout, "fused": settings.fused}
+        form |= {"layout": settings.layout, "fused": settings.fused, "graphs": settings.graphs}
         for peer in list(self.peers):
             sides = sides_of(peer, case.kind, **form)
             if not sides:

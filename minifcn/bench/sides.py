@@ -96,7 +96,7 @@ class Side:
         >>> Side("torch", {"layout": "channels_last", "sgd": "fused"}).form
         'channels_last, fused SGD'
         """
-        words = {"layout": "{}", "sgd": "{} SGD"}
+        words = {"layout": "{}", "sgd": "{} SGD", "graph": "as a {} graph"}
         return ", ".join(words[name].format(value) for name, value in self.how.items())
 
     @property
@@ -153,6 +153,7 @@ def sides_of(
     layout: str = "best",
     tuned: bool = False,
     fused: bool = False,
+    graphs: bool = False,
     device: str = "cpu",
     precisions: Sequence[str] = (),
 ) -> list[Side]:
@@ -173,6 +174,8 @@ def sides_of(
     else:
         further = {"sgd": "fused"} if fused and peer == "torch" and kind == works.TRAIN else {}
         forms = [{"layout": one} | further for one in layouts] or [{}]
+    if on_gpu and graphs and peer == "torch" and kind in (works.TRAIN, works.INFER):
+        forms += [form | {"graph": "CUDA"} for form in forms]
     if on_gpu:
         return [Side(peer, f, precision=one) for one in _different(kind, precisions) for f in forms]
     sides = [Side(peer, form) for form in forms]

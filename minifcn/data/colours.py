@@ -165,7 +165,9 @@ def _csv_rows(file: Path) -> list[tuple[str, Colour | None]]:
     header, *lines = read_table(file, read_lines(file)) or [[]]
     titles = [title.lower() for title in header]
     if sorted(titles) != sorted(("name", "r", "g", "b")):
-        raise DataError(f"{file}: the first line is {one_line(','.join(header))!r}: it must be 'name,r,g,b'")
+        raise DataError(
+            f"{file}: the first line is {one_line(','.join(header))!r}: it must be 'name,r,g,b'"
+        )
     rows: list[tuple[str, Colour | None]] = []
     for line in lines:
         if len(line) != len(titles):

@@ -105,7 +105,9 @@ def read_pairs(path: Path) -> list[Pair]:
     divider = next((sign for sign in ",;\t" if sign in header), ",")
     titles = next(iter(read_table(path, [header], divider)), [])
     if titles not in (["image", "label"], ["image", "label", "split"]):
-        raise DataError(f"{path}: the first line is {one_line(header)!r}; it must be as here:" + LAYOUT)
+        raise DataError(
+            f"{path}: the first line is {one_line(header)!r}; it must be as here:" + LAYOUT
+        )
     rows: list[Pair] = []
     seen: dict[Path, int] = {}
     taken: set[str] = set()

@@ -258,6 +258,7 @@ def _(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    fixed: bool = False,
 ) -> Array:
     (sh, sw), (ph, pw), (dh, dw) = conv_geometry(stride, padding, dilation)
     (N, _, H, W), (O, I, kh, kw) = x.shape, weight.shape
@@ -282,6 +283,7 @@ def _(
     output_padding: Any = 0,
     groups: int = 1,
     dilation: Any = 1,
+    fixed: bool = False,
 ) -> Array:
     (sh, sw), (ph, pw), (dh, dw) = conv_geometry(stride, padding, dilation)
     size = check_conv_transpose(
@@ -358,6 +360,9 @@ def _(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "with bias", {"x": x, "weight": weight, "bias": rng.normal(size=2), **plain}
     last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     yield "channels-last memory", {"x": last, "weight": weight, **plain}
+    for label, weight in _enlarging(rng):
+        x = rng.normal(size=(1, 2, 8, 7))
+        yield label, {"x": x, "weight": weight, "stride": 2, "padding": 1, "fixed": True}
 
 
 @conv_transpose2d.samples
@@ -373,6 +378,17 @@ def _(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
         "upsampling, with bias",
         {"x": x, "weight": weight, "bias": bias, "stride": 2, "padding": 1},
     )
+    for label, weight in _enlarging(rng):
+        x = rng.normal(size=(1, 2, 3, 4))
+        yield label, {"x": x, "weight": weight, "stride": 2, "padding": 1, "fixed": True}
+
+
+def _enlarging(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield weights that may be fixed: of bilinear upsampling by 2, and another one."""
+    tent = np.array([0.25, 0.75, 0.75, 0.25])
+    # (2, 2, 1, 1) · (4, 4) -> (2, 2, 4, 4)
+    yield "fixed, bilinear", np.eye(2)[:, :, None, None] * np.outer(tent, tent)
+    yield "fixed, not bilinear", rng.normal(size=(2, 2, 4, 4))
 
 
 @conv2d_weight.samples

@@ -9,7 +9,8 @@ matter, if it is the same in all arrays: `flat` turns each into one long row.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,22 @@ def flat(*arrays: Array) -> list[Array] | None:
     if len(ordered) < len(arrays) or not all(array.flags.c_contiguous for array in ordered):
         return None
     return [array.reshape(-1) for array in ordered]
+
+
+def blocks(shape: tuple[int, ...], most: int) -> Iterator[tuple[Any, ...]]:
+    """Yield indices that cut an array of any memory order into blocks of about so many numbers.
+
+    >>> [index[0] for index in blocks((5, 3), most=6)]
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
+    """
+    inner = math.prod(shape[1:])
+    if math.prod(shape) <= most:
+        yield (...,)
+    elif inner > most:
+        yield from ((i, *rest) for i in range(shape[0]) for rest in blocks(shape[1:], most))
+    else:
+        rows = most // inner
+        yield from ((slice(i, i + rows), ...) for i in range(0, shape[0], rows))
 
 
 def keeps_order(function: Callable[..., Array]) -> Callable[..., Array]:

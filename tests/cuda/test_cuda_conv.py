@@ -1,9 +1,5 @@
 """Convolution on a GPU: the kernels' own text, run on the CPU, against products in float64."""
 
-import os
-import subprocess
-import sys
-import threading
 from functools import partial
 
 import numpy as np
@@ -15,10 +11,8 @@ from test_cuda_kernels import on_numpy
 import minifcn as mf
 import minifcn.functional as F
 from minifcn.backend import to_numpy
-from minifcn.functional.conv import GEOMETRIES
 from minifcn.kernels import conv, cuda, im2col, precision
 from minifcn.kernels.cuda import conv as tensor_cores
-from minifcn.kernels.cuda import gemm
 from minifcn.shapes import conv_geometry, pair
 
 pytestmark = pytest.mark.skipif(not on_cpu.available(), reason="there is no g++")
@@ -136,7 +130,7 @@ def check_round16(module):
         x[:3] = np.inf, -np.inf, 0
         for name in ("bf16", "fp16"):
             with on_numpy(module):
-                y = tensor_cores.round16(x, name)
+                y = tensor_cores.round16(x, tensor_cores.plan_for(1, 32, 1, name))
             found = (y.astype(np.uint32) << 16).view(np.float32) if name == "bf16" else y
             expected = rounded(x, name) if name == "bf16" else x.astype(np.float16).view(np.uint16)
             np.testing.assert_array_equal(found, expected)
@@ -182,6 +176,16 @@ def test_tensor_cores_multiply_rounded_numbers(layer, order):
 def test_half_precision(layer):
     check_conv2d(on_cpu.RawModule, [layer], ["fp16"])
     check_conv2d_weight(on_cpu.RawModule, [layer], ["fp16"])
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_wide_tiles(monkeypatch, order):
+    """256 columns, in all directions; usually for longer sums than these."""
+    monkeypatch.setattr(tensor_cores, "LONG", 1)
+    layer = ((1, 5, 6, 136), 144, (1, 2), 1, 1, 1)
+    with on_cpu.order(order):
+        check_conv2d(on_cpu.RawModule, [layer], ["tf32", "bf16"])
+        check_conv2d_weight(on_cpu.RawModule, [layer], ["tf32", "bf16"])
 
 
 @pytest.mark.parametrize("kernel", ["conv.sum_parts", "conv16.sum_parts", "conv16.round16"])
@@ -250,27 +254,56 @@ def test_arrays_with_gaps_and_odd_addresses(tensor_gpu):
 
 
 @pytest.mark.parametrize("blocks", [(1, 1), (3, 2), (100, 1), (256, 1), (5000, 4)])
+@pytest.mark.parametrize("together", [1, 2, 3])
 @pytest.mark.parametrize("steps", [1, 15, 16, 33, 1000])
-def test_parts_cover_all_steps_and_none_is_empty(blocks, steps):
+def test_parts_cover_all_steps_and_none_is_empty(blocks, together, steps):
     result = blocks[0] * blocks[1] * 128 * 128 * 4
-    count, each = tensor_cores.shared_out(blocks, steps, result)
+    count, each = tensor_cores.shared_out(blocks, together, steps, result)
     assert (count - 1) * each < steps <= count * each
     assert count == 1 or each >= tensor_cores.LEAST_STEPS
-    assert (count - 1) * blocks[0] * blocks[1] <= tensor_cores.AT_ONCE
+    at_once = together * tensor_cores.MULTIPROCESSORS
+    assert count == 1 or count * blocks[0] * blocks[1] <= tensor_cores.MOST_ROUNDS * at_once
     assert count == 1 or count * result <= tensor_cores.WORKSPACE
+
+
+# Tiles of a result, steps and bytes of it; in how many parts it was fastest on an H100, or nearly
+@pytest.mark.parametrize(
+    ("tiles", "steps", "result", "parts"),
+    [
+        ((61, 4), 144, 15_859_712, [1]),  # conv4_2 of VGG16 at 500x500
+        ((36, 4), 242, 9_437_184, [3, 4, 5]),  # its gradient in the weight
+        ((16, 4), 144, 3_964_928, [2, 4]),  # conv5_2
+        ((36, 4), 61, 9_437_184, [1, 2]),
+        ((18, 2), 958, 2_359_296, [6, 7]),  # conv3_2: the gradient in the weight
+        ((2, 32), 128, 4_194_304, [2, 4]),  # fc7
+        ((32, 32), 8, 67_108_864, [1]),
+    ],
+)
+def test_parts_are_as_many_as_were_fastest(tiles, steps, result, parts):
+    assert tensor_cores.shared_out(tiles, 2, steps, result).number in parts
+
+
+def test_wide_tiles_are_for_long_sums_and_waste_no_columns():
+    def columns(O, terms):
+        return tensor_cores.plan_for(1000, O, terms, "bf16").constants["COLUMNS"]
+
+    assert [columns(O, 4608) for O in (8, 33, 64, 72, 128)] == [32, 64, 64, 128, 128]
+    assert [columns(O, 4608) for O in (136, 256, 264, 384, 512)] == [256, 256, 128, 128, 256]
+    assert [columns(512, terms) for terms in (511, 512)] == [128, 256]
 
 
 def test_a_block_asks_for_no_more_shared_memory_than_any_gpu_has():
     for kind in tensor_cores.KINDS:
         for columns in tensor_cores.ROWS:
-            plan = tensor_cores.plan_for(1000, columns, kind)
+            plan = tensor_cores.plan_for(1000, columns, 4608, kind)
+            assert plan.constants["COLUMNS"] == columns
             for a_along, b_along in ((True, False), (True, True), (False, False)):
                 assert plan.shared(a_along, b_along) <= on_cpu.LARGEST_SHARED_MEMORY
 
 
 def test_a_block_has_a_warp_for_each_part_of_a_tile():
-    for columns in tensor_cores.ROWS:
-        assert tensor_cores.plan_for(1000, columns, "tf32").threads == 128
+    for columns, threads in ((32, 128), (64, 128), (128, 128), (256, 256)):
+        assert tensor_cores.plan_for(1000, columns, 4608, "tf32").threads == threads
 
 
 # ---- which kernel is chosen ----------------------------------------------------------------------
@@ -356,114 +389,3 @@ def test_few_pixels_with_a_large_weight(xp, started):
     expected = conv.conv_transpose2d(g.astype(float), w.astype(float), *how)
     assert_close(conv.conv_transpose2d(xp.asarray(g), xp.asarray(w), *how), expected, 1e-5)
     assert started == ["im2col.col2im"]
-
-
-# ---- by im2col and cuBLAS ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda geometry: geometry[0])
-def test_products_by_cublas(xp, geometry, monkeypatch):
-    _, shape, O, kernel, stride, padding, dilation, groups = geometry
-    rng, kernel = np.random.default_rng(4), pair(kernel, "kernel", 1)
-    how = conv_geometry(stride, padding, dilation)
-    N, C, H, W = shape
-    x, w = rng.normal(size=(N, H, W, C)), rng.normal(size=(O, C // groups, *kernel))
-    bias = rng.normal(size=O)
-    y = im2col.conv2d(x, w, bias, *how, groups, True)
-    g = rng.normal(size=y.shape)
-    back = im2col.conv_transpose2d(g, w, *how[:2], (H, W), how[2], groups)
-    dw = im2col.conv2d_weight(x, g, kernel, *how, groups)
-    X, B, G, weight = (xp.asarray(a.astype(np.float32)) for a in (x, bias, g, w))
-
-    def three():
-        yield gemm.conv2d(X, weight, B, *how, groups, True), y
-        yield gemm.conv_transpose2d(G, weight, *how[:2], (H, W), how[2], groups), back
-        yield gemm.conv2d_weight(X, G, kernel, *how, groups), dw
-
-    for found, expected in three():
-        np.testing.assert_allclose(found.get(), expected, atol=2e-5)
-    monkeypatch.setattr(gemm, "cut", lambda n, rows, per_tile, least: im2col.cut(n, rows, 1, least))
-    for found, expected in three():  # row by row
-        np.testing.assert_allclose(found.get(), expected, atol=2e-5)
-
-
-def test_the_workspace_bounds_the_memory(standin, monkeypatch):
-    """64 channels of 64 x 64 pixels, of which the patches would take 9.4 MB."""
-    xp = standin
-    x, w = xp.zeros((1, 64, 64, 64), np.float32), xp.zeros((64, 64, 3, 3), np.float32)
-    gemm.conv2d(x, w, None, (9, 9), (1, 1), (1, 1), 1)  # cuBLAS gets its memory
-    pool = xp.get_default_memory_pool()
-    pool.set_limit(pool.used_bytes() + (4 << 20))  # 1 MB for the result, 0.15 MB for the weight
-
-    def three():
-        y = gemm.conv2d(x, w, None, (1, 1), (1, 1), (1, 1), 1)
-        gemm.conv2d_weight(x, y, (3, 3), (1, 1), (1, 1), (1, 1), 1)
-        gemm.conv_transpose2d(y, w, (1, 1), (1, 1), (64, 64), (1, 1), 1)
-
-    with pytest.raises(MemoryError):
-        three()
-    monkeypatch.setenv("MINIFCN_WORKSPACE", "1")
-    three()
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "much"])
-def test_a_workspace_of_no_size_is_an_error(xp, monkeypatch, text):
-    monkeypatch.setenv("MINIFCN_WORKSPACE", text)
-    x, w = xp.zeros((1, 2, 2, 3), np.float32), xp.zeros((2, 3, 1, 1), np.float32)
-    with pytest.raises(gemm.WorkspaceError, match="must be a whole number of MB from 1 up"):
-        gemm.conv2d(x, w, None, (1, 1), (0, 0), (1, 1), 1)
-
-
-@pytest.mark.parametrize("name", precision.PRECISIONS)
-def test_no_images(xp, name):
-    x, w = xp.zeros((0, 4, 5, 5), np.float32), xp.ones((8, 4, 3, 3), np.float32)
-    with mf.use_precision(name):
-        y = conv.conv2d(x, w, None, (1, 1), (0, 0), (1, 1), 1)
-        dw = conv.conv2d_weight(x, y, (3, 3), (1, 1), (0, 0), (1, 1), 1)
-    assert y.shape == (0, 8, 3, 3)
-    np.testing.assert_array_equal(dw.get(), np.zeros((8, 4, 3, 3)))
-
-
-# ---- the precision -------------------------------------------------------------------------------
-
-
-def test_precision_is_set_for_a_while_and_for_a_thread():
-    seen = []
-    with mf.use_precision("bf16"):
-        with mf.use_precision("fp16"):
-            assert precision.current() == "fp16"
-        other = threading.Thread(target=lambda: seen.append(precision.current()))
-        other.start()
-        other.join()
-        assert precision.current() == "bf16"
-    assert (seen, precision.current()) == (["fp32"], "fp32")
-
-
-def test_an_unknown_precision_is_an_error():
-    message = "'half' .MINIFCN_PRECISION, or use_precision. must be one of fp32, tf32, bf16, fp16"
-    with pytest.raises(precision.PrecisionError, match=message):  # noqa: SIM117
-        with mf.use_precision("half"):
-            pass
-    assert precision.current() == "fp32"
-
-
-def test_the_environment_tells_the_precision():
-    code = "from minifcn.kernels import precision; print(precision.current())"
-    command, environment = [sys.executable, "-c", code], {**os.environ, "MINIFCN_PRECISION": "tf32"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "tf32\n"
-
-
-def test_the_cpu_computes_in_its_own_precision_only(rng):
-    x = mf.Tensor(rng.normal(size=(1, 4, 5, 5)), requires_grad=True)
-    w = mf.Tensor(rng.normal(size=(4, 4, 3, 3)), requires_grad=True)
-    y = F.conv2d(x, w)
-    with mf.use_precision("tf32"):
-        with pytest.raises(mf.Error, match=r"'tf32' is for convolutions on a GPU.*\.to\('cuda'\)"):
-            F.conv2d(x, w)
-        with pytest.raises(precision.PrecisionError):
-            F.conv_transpose2d(x, w)
-        with pytest.raises(precision.PrecisionError):
-            F.conv2d_weight(x, y, 3)
-    with mf.use_precision("fp32"):
-        F.conv2d(x, w)

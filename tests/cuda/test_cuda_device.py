@@ -234,9 +234,9 @@ def test_debugging_names_what_fails_on_the_gpu(standin, monkeypatch):
     [
         (150_000, r"^conv2d of x \(2, 3, 64, 64\) and weight ", ["in layer 'conv1_1': Conv2d("]),
         (
-            2_500_000,
+            2_300_000,
             r" of .*: Out of memory allocating [\d,]+ bytes",
-            ["in d conv2d / d x", "in layer 'conv3_2'"],
+            ["in d conv2d / d weight", "in layer 'conv3_2'"],
         ),
     ],
 )

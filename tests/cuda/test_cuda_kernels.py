@@ -509,7 +509,7 @@ def _(module):
         settings = [(0.3, momentum, 0.0), (0.2, momentum, 0.1)]
         found = [start.copy(order="K") for start in starts]
         hs = [np.zeros_like(w) if momentum else None for w in found]
-        there = sgd.Descent()
+        there = sgd.Descents()
         for step in range(2):
             for w in ws:
                 g = np.empty_like(w.data, order="C" if step else "K")
@@ -517,7 +517,7 @@ def _(module):
                 w.grad = Tensor(g)
             here.step()
             parts = [
-                sgd.Weights(w, g.grad.data, h, n // 2)
+                sgd.weights(w, g.grad.data, h, n // 2)
                 for n, (w, g, h) in enumerate(zip(found, ws, hs, strict=True))
             ]
             arrays = [array for part in parts for array in part[:3] if array is not None]

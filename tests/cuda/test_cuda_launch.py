@@ -330,6 +330,18 @@ def test_gradient_descent_takes_any_memory_order(standin):
         assert relative_error(there, here) <= SINGLE_LIMIT
 
 
+def test_gradients_unlike_their_weights_are_refused(standin):
+    """Their addresses are all that a kernel would be told."""
+    w = on("cuda", images(4, 3, 3, 3))
+    sgd = optim.SGD([w], lr=0.1)
+    for gradient in (standin.zeros((4, 3), f32), standin.zeros(w.shape), np.zeros(w.shape, f32)):
+        w.grad = Tensor(gradient)
+        with pytest.raises(launch.KernelError, match=r"the gradient, .* must be like its weights"):
+            sgd.step()
+    w.grad = Tensor(w.data)
+    sgd.step()
+
+
 def test_clipping_is_three_launches(standin):
     parameters = [on("cuda", images(4, 3, 3, 3)), on("cuda", np.ones(4, f32))]
     for parameter in parameters:

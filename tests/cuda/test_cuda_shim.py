@@ -86,6 +86,17 @@ extern "C" __global__ void product(const float* a, const float* b, float* c, int
   }
   for (int e = 0; e < 4; ++e) c[(g + e / 2 * 8) * 8 + 2 * t + e % 2] = sums[e];
 }
+// A warp puts 32 rows of 16 bytes into shared memory, and names them in another order.
+extern "C" __global__ void quarters(const unsigned* rows, unsigned* y, int transposed) {
+  extern __shared__ unsigned room[];
+  unsigned words[4];
+  for (int e = 0; e < 4; ++e) room[4 * threadIdx.x + e] = rows[4 * threadIdx.x + e];
+  __syncwarp();
+  const unsigned* row = room + (5 * threadIdx.x + 3) % 32 * 4;
+  if (transposed) ldmatrix_transposed(words, row);
+  else ldmatrix(words, row);
+  for (int e = 0; e < 4; ++e) y[4 * threadIdx.x + e] = words[e];
+}
 // Four copies of a block's 4 x 32 numbers, each a group; waits for all but the `left` newest.
 template <int left>
 __device__ void copies(const float* x, float* y, int barrier, int from, int to) {
@@ -222,6 +233,20 @@ def test_products_of_tensor_cores(right, rng, every_order, kind, depth, bound):
     eye = np.eye(depth, 8, dtype=f32)
     right("product")((1,), (32,), (whole, eye, c, kind))
     np.testing.assert_array_equal(c, 1 + whole[:, :8])
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_quarters_by_lanes(right, every_order, transposed):
+    """Lane 8 e + i names row i of quarter e; of it, lane 4 g + t gets 2 numbers of row g."""
+    numbers = np.arange(256, dtype=np.uint16).reshape(32, 8)  # those of 16 bits in each row
+    y = np.zeros((32, 4), np.uint32)
+    right("quarters")((1,), (32,), (numbers.view(np.uint32), y, transposed), shared_mem=512)
+    quarters = numbers[(5 * np.arange(32) + 3) % 32].reshape(4, 8, 8)
+    for lane in range(32):
+        g, t = divmod(lane, 4)
+        for e, quarter in enumerate(quarters):
+            two = quarter[2 * t : 2 * t + 2, g] if transposed else quarter[g, 2 * t : 2 * t + 2]
+            assert y[lane, e] == int(two[0]) + 65536 * int(two[1]), (lane, e)
 
 
 def test_copies_arrive_when_waited_for(right, rng, every_order):

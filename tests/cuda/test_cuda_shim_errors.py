@@ -114,6 +114,15 @@ extern "C" __global__ void product_of_half(float* x) {
   if (threadIdx.x < 16) mma_tf32(c, a, b);
   x[threadIdx.x] = c[0];
 }
+extern "C" __global__ void quarters(const float* x, float* y, int lanes, int barrier, int from) {
+  extern __shared__ float room[];
+  unsigned words[4] = {};
+  for (int e = 0; e < 4; ++e) room[4 * threadIdx.x + e] = 0;
+  if (barrier) __syncthreads();
+  if (threadIdx.x < lanes) ldmatrix(words, room + 4 * (threadIdx.x ^ 2) + from);
+  if (threadIdx.x >= 32) ldmatrix_transposed(words, x);
+  y[threadIdx.x] = words[0];
+}
 extern "C" __global__ void large_locals(float* x, int n) {
   volatile float room[30000];
   room[n] = n;
@@ -195,6 +204,11 @@ MISTAKES = [  # kernel, threads, arguments, message
     ("never_waited", 1, (X,), "before a copy is waited for"),
     ("copy_elsewhere", 1, (X, nothing(4)), "outside shared memory"),
     ("product_of_half", 32, (X,), "a lane that has returned"),
+    ("quarters", 32, (X, nothing(32), 16, 1, 0), "a lane that has returned"),
+    ("quarters", 32, (X, nothing(32), 32, 0, 0), "a race"),
+    ("quarters", 32, (X, nothing(32), 32, 1, 1), "ldmatrix: an address is no multiple of 16"),
+    ("quarters", 64, (X, nothing(64), 32, 1, 0), "ldmatrix: .* outside shared memory"),
+    ("quarters", 32, (X, nothing(32), 32, 1, 256), "ldmatrix: .* outside shared memory"),
     ("large_locals", 1, (X, 0), "take more than 64 KB"),
 ]
 
@@ -311,3 +325,24 @@ def test_order_is_undone():
     with pytest.raises(ZeroDivisionError), on_cpu.order("reverse"):
         1 / 0  # noqa: B018
     assert on_cpu._setting == before
+
+
+FOLLOWS = r"""
+extern "C" __global__ void follows(const unsigned long long* table, float* y, int at) {
+  y[0] = ((const float*)table[0])[at];
+}
+"""
+
+
+def test_addresses_in_a_table_are_followed_to_arrays_that_are_known(monkeypatch):
+    kernel = on_cpu.RawModule(code=FOLLOWS).get_function("follows")
+    x, y = np.arange(5, dtype=f32), np.zeros(1, f32)
+    table = np.array([x.ctypes.data], np.uint64)
+    with pytest.raises(on_cpu.KernelError, match="a read outside all arrays"):
+        kernel((1,), (1,), (table, y, np.int32(3)))
+    monkeypatch.setitem(on_cpu.reachable, x.ctypes.data, x.nbytes)
+    kernel((1,), (1,), (table, y, np.int32(3)))
+    assert y[0] == 3
+    for at in (-1, 5):
+        with pytest.raises(on_cpu.KernelError, match="a read outside all arrays"):
+            kernel((1,), (1,), (table, y, np.int32(at)))

@@ -40,7 +40,7 @@ constexpr int WIDE = 16 / sizeof(Number);  // numbers of a vector of 16 bytes
 constexpr int PIECE = 2 * WIDE;            // of k: what one mma multiplies
 constexpr int PIECES = DEPTH / PIECE;      // of a step
 
-constexpr int WARP_ROWS = 64, WARP_COLUMNS = COLUMNS > 32 && ROWS * COLUMNS > 128 * 64 ? 64 : 32;
+constexpr int WARP_ROWS = 64, WARP_COLUMNS = COLUMNS > 64 ? 64 : 32;
 constexpr int WARPS_ACROSS = COLUMNS / WARP_COLUMNS;
 constexpr int THREADS = 32 * (ROWS / WARP_ROWS) * WARPS_ACROSS;
 constexpr int MI = WARP_ROWS / 16, NJ = WARP_COLUMNS / 8;  // a warp's tiles of 16 x 8

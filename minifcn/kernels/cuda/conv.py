@@ -15,9 +15,9 @@ in TFLOP/s (forward / gradient in the weight; bf16 without the time for rounding
 | 256 x 128                |              | 150 / 151    | 414 / 211    | 246 / 165    |
 | 128 x 256                |              | 166 / 164    | 420 / 229    | 248 / 172    |
 
-A large tile reads less for what it computes, but leaves a multiprocessor to one block: nothing else
-is computed while it begins and ends, so its sums must be long (in fc7's gradient they have 256 terms).
-Steps of twice the depth, with fewer of them in shared memory, were slower nearly everywhere.
+A large tile reads less for what it computes, but leaves a multiprocessor to one block: nothing
+else is computed while that begins and ends, so sums must be long (in fc7's gradient they have 256
+terms). Steps of twice the depth were slower nearly everywhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROWS = {32: 256, 64: 128, 128: 128, 256: 128}  # of a tile of the result, by its
 TOGETHER = {32: 3, 64: 3, 128: 2, 256: 1}  # such tiles for which a multiprocessor has registers
 LONG = 512  # terms of a sum, from which on tiles have 256 columns
 DEPTH = {"tf32": 16, "bf16": 32, "fp16": 32}  # of a step
-STAGES = {"tf32": 4, "bf16": 4, "fp16": 4}  # steps in shared memory
+STAGES = {"tf32": 3, "bf16": 4, "fp16": 4}  # steps in shared memory
 KINDS = {"tf32": 0, "bf16": 1, "fp16": 2}
 WIDE = {"tf32": 4, "bf16": 8, "fp16": 8}  # numbers in 16 bytes: what is copied at once
 CAPABILITY = 80  # 8.0: the first with these precisions and with copies that run meanwhile
@@ -69,9 +69,7 @@ class Plan(NamedTuple):
     def threads(self) -> int:
         """Return how many threads a block has: a warp for 64 rows x 64 or 32 columns."""
         rows, columns = self.constants["ROWS"], self.constants["COLUMNS"]
-        return (
-            rows // 64 * columns // (64 if columns > 32 and rows * columns > 128 * 64 else 32) * 32
-        )
+        return rows // 64 * columns // (64 if columns > 64 else 32) * 32
 
     def shared(self, a_along: bool, b_along: bool) -> int:
         """Return the bytes of shared memory of a block, if tiles lie along k or across it."""
@@ -185,7 +183,7 @@ def plan_for(rows: int, columns: int, terms: int, kind: str, back: bool = False)
     >>> plan_for(1000, 512, 4608, "tf32").tiles, plan_for(1000, 512, 256, "tf32").tiles
     ((8, 2), (8, 4))
     """
-    wide = next((n for n in ROWS if n >= min(columns, 128)))
+    wide = next(n for n in ROWS if n >= min(columns, 128))
     if wide == 128 and blocks_for(columns, wide) % 2 == 0 and terms >= LONG:
         wide = 256
     constants = constants_for(wide, kind, back)

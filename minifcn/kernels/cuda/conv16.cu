@@ -5,25 +5,26 @@
 #include "conv.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS) conv2d(
-    const unsigned short* __restrict__ x, const unsigned short* __restrict__ w, const float* __restrict__ bias,
-    float* __restrict__ y, int N, int H, int W, int C, int OH, int OW, int O, int KH, int KW, int SH,
-    int SW, int PH, int PW, int DH, int DW, int each, int biased, int relu) {
+    const unsigned short* __restrict__ x, const unsigned short* __restrict__ w,
+    const float* __restrict__ bias, float* __restrict__ y, int N, int H, int W, int C, int OH, int OW,
+    int O, int KH, int KW, int SH, int SW, int PH, int PW, int DH, int DW, int each, int biased,
+    int relu) {
   const Sizes sizes = {N, H, W, C, OH, OW, O, KH, KW, SH, SW, PH, PW, DH, DW};
   convolve(x, w, bias, y, sizes, each, biased, relu);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) conv2d_weight(
-    const unsigned short* __restrict__ x, const unsigned short* __restrict__ g, float* __restrict__ dw, int N, int H,
-    int W, int C, int OH, int OW, int O, int KH, int KW, int SH, int SW, int PH, int PW, int DH, int DW,
-    int each) {
+    const unsigned short* __restrict__ x, const unsigned short* __restrict__ g,
+    float* __restrict__ dw, int N, int H, int W, int C, int OH, int OW, int O, int KH, int KW, int SH,
+    int SW, int PH, int PW, int DH, int DW, int each) {
   const Sizes sizes = {N, H, W, C, OH, OW, O, KH, KW, SH, SW, PH, PW, DH, DW};
   weight_gradient(x, g, dw, sizes, each);
 }
 
 // rounded = numbers, 8 of them a thread. The same number is multiplied hundreds of times: so it is
 // rounded once, before, and half as many bytes go through the caches and shared memory.
-extern "C" __global__ void round16(const float* __restrict__ numbers, unsigned short* __restrict__ rounded,
-                                   int eights) {
+extern "C" __global__ void round16(const float* __restrict__ numbers,
+                                   unsigned short* __restrict__ rounded, int eights) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= eights) return;
   const float4 low = ((const float4*)numbers)[2 * i], high = ((const float4*)numbers)[2 * i + 1];

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...backend import Array, is_numpy, xp_of
+from ...backend import Array, Operation, device_of, gpu_of, is_numpy, xp_of
 from . import on
 from .elementwise import in_order
-from .launch import MOST_NUMBERS, address, blocks_for, run
+from .launch import MOST_NUMBERS, KernelError, address, blocks_for, run
 
 PIECE = 4096  # numbers of a block, as in sgd.cu
 
@@ -76,37 +76,56 @@ class Sent:
         return self.there
 
 
-class Descent:
-    """`minifcn.optim.SGD` on one GPU; it remembers what was sent there."""
+def weights(w: Array, gradient: Array, h: Array | None, settings: int) -> Weights:
+    """Return arrays that `fits` takes, and that belong together.
+
+    Raises
+    ------
+    KernelError
+        If the gradient is not like its weights: a kernel would read what is not there.
+    """
+    kind = gradient.shape, gradient.dtype, device_of(gradient)
+    if kind != (w.shape, w.dtype, device_of(w)):
+        told = f"{kind[0]} {kind[1]} on {kind[2]}"
+        raise KernelError(
+            f"SGD.step: the gradient, {told}, must be like its weights, {w.shape} {w.dtype} on "
+            f"{device_of(w)}"
+        )
+    return Weights(w, gradient, h, settings)
+
+
+class Descents:
+    """`minifcn.optim.SGD` on GPUs; it remembers what was sent to each."""
 
     def __init__(self) -> None:
-        self.table, self.settings = Sent(), Sent()
+        self._sent: dict[int, tuple[Sent, Sent]] = {}  # by the GPU's number
 
     def step(
         self,
-        weights: Sequence[Weights],
+        every: Sequence[Weights],
         settings: list[tuple[float, ...]],
         nesterov: bool,
         caffe: bool,
     ) -> None:
         """Change weights and momenta, in place.
 
-        Parameters
-        ----------
-        weights
-            Arrays that `fits` takes, on the current device.
-        settings
-            Rows of rate, momentum and decay.
-        nesterov, caffe
-            As of `minifcn.optim.SGD`.
+        ``settings`` are rows of rate, momentum and decay; the rest as of `minifcn.optim.SGD`.
         """
-        # Gradients that lie in another order are copied: their names keep them until the launch.
-        weights = [part._replace(gradient=_ordered(part.gradient, part.w)) for part in weights]
-        rows, blocks = _rows(weights)
-        first = weights[0].w
-        table = self.table(first, rows, np.uint64)
-        there = self.settings(first, settings, np.float32)
-        run("sgd.descend", blocks, table, there, len(rows), int(nesterov), int(caffe))
+        for gpu in dict.fromkeys(gpu_of(part.w) for part in every):
+            parts = [part for part in every if gpu_of(part.w) == gpu]
+            first = parts[0].w
+            with Operation("SGD.step", {"w": first}):
+                # Gradients in another memory order are copied, and kept until the launch.
+                parts = [w._replace(gradient=_ordered(w.gradient, w.w)) for w in parts]
+                rows, blocks = _rows(parts)
+                table, rates = self._sent.setdefault(gpu, (Sent(), Sent()))
+                there = table(first, rows, np.uint64), rates(first, settings, np.float32)
+                run("sgd.descend", blocks, *there, len(rows), int(nesterov), int(caffe))
+
+
+def all_fit(gradients: Sequence[Array]) -> bool:
+    """Tell whether `clip` takes these gradients: each `fits`, and all are on one GPU."""
+    return all(map(fits, gradients)) and len({gpu_of(g) for g in gradients}) == 1
 
 
 def clip(gradients: Sequence[Array], most: float) -> Array:

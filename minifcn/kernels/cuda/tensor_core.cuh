@@ -6,13 +6,15 @@
 // Starts to copy 16 bytes to shared memory, both addresses multiples of 16; zeros if `there` is false.
 __device__ __forceinline__ void cp_async16(void* to, const void* from, bool there) {
   unsigned address = (unsigned)__cvta_generic_to_shared(to);
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(from), "r"(there ? 16 : 0));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
+               ::"r"(address), "l"(from), "r"(there ? 16 : 0));
 }
 
 // The same; but they also stay in the multiprocessor's own cache, for reading them again soon.
 __device__ __forceinline__ void cp_async16_cached(void* to, const void* from, bool there) {
   unsigned address = (unsigned)__cvta_generic_to_shared(to);
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(from), "r"(there ? 16 : 0));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;\n"
+               ::"r"(address), "l"(from), "r"(there ? 16 : 0));
 }
 
 // Closes a group of copies.
@@ -28,14 +30,18 @@ __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_gr
 __device__ __forceinline__ void ldmatrix(unsigned* words, const void* row) {
   unsigned address = (unsigned)__cvta_generic_to_shared(row);
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
 }
 
 // The same of quarters turned over, as 8 x 8 numbers of 16 bits: those in rows 2t and 2t + 1 at g.
 __device__ __forceinline__ void ldmatrix_transposed(unsigned* words, const void* row) {
   unsigned address = (unsigned)__cvta_generic_to_shared(row);
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
 }
 
 // A float32 rounded to nearest with 10 bits of mantissa: tensor cores ignore the other 13 bits. From
