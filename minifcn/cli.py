@@ -56,7 +56,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             complain("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+            leave(INTERRUPTED)  # others would wait for this process
 
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ import typer
 from .options import (
     Backbone,
     CommandError,
-    Data,
+    DataOrNone,
     Device,
     Fusion,
     HeldOut,
@@ -40,7 +40,7 @@ NUMBERS = "Numbers of the training (not given: those of the recipe)"
 def train(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the results.", show_default=False)],
-    data: Data | None = None,
+    data: DataOrNone = None,
     val: HeldOut = None,
     train_split: TrainSplit = None,
     val_split: ValSplit = None,
@@ -109,7 +109,9 @@ def train(
     ] = OnTrouble.stop,
     on_bad_image: Annotated[
         OnTrouble,
-        typer.Option(help="That cannot be read; skip: train on another one, if it is a few."),
+        typer.Option(
+            help="Of an image that cannot be read; skip: learn from another one, if they are few."
+        ),
     ] = OnTrouble.stop,
     backbone: Annotated[
         Backbone | None, typer.Option(rich_help_panel=NET, show_default="that of --init, or small")
@@ -250,7 +252,7 @@ def train(
     from .progress import TerminalObserver, print_table, results_table, show_progress
     from .recipes import plan
     from .report import Row
-    from .run_folder import has_checkpoints
+    from .run_folder import has_checkpoints, has_learned
     from .start import check_nets, recorded_start, starting_point
     from .train import Stopped, run
 
@@ -325,6 +327,11 @@ def train(
                 f"{out} holds the results of an earlier run ({', '.join(earlier)}): choose another "
                 "folder, or replace them with --overwrite"
             )
+        if not overwrite and ranks.first(lambda: has_learned(out)):
+            raise CommandError(
+                f"{out} holds a run that has not come to its end: go on with it (--resume), choose "
+                "another folder, or replace it with --overwrite"
+            )
         with show_progress("images read") as progress:
             first = recipes[names[0]]
             found = ranks.first(
@@ -383,3 +390,4 @@ def train(
     ]
     print_table(results_table(rows))
     print(f"The nets are in {out}; for example, {out / names[-1] / 'best.safetensors'}.")
+    print(f"How they learned: {out / 'report.html'}.")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+LEFTOVER = re.compile(r"\..+\.[0-9]+\.tmp", re.DOTALL)  # the names that `replacing` makes up
 
 
 @contextlib.contextmanager
@@ -58,10 +61,15 @@ def remove_leftovers(folder: Path) -> list[str]:
 
     Only to be called while nobody else writes there. Returns the names.
 
-    >>> remove_leftovers(Path("not-made-yet"))
-    []
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in (".config.json.1234.tmp", ".of-another-program.tmp"):
+    ...         (Path(folder) / name).touch()
+    ...     remove_leftovers(Path(folder))
+    ['.config.json.1234.tmp']
     """
-    found = sorted(folder.rglob(".*.tmp")) if folder.is_dir() else []
+    hidden = sorted(folder.rglob(".*.tmp")) if folder.is_dir() else []
+    found = [path for path in hidden if LEFTOVER.fullmatch(path.name)]  # not other programs' own
     for path in found:
         path.unlink(missing_ok=True)
     return [path.name for path in found]

@@ -43,7 +43,7 @@ from .step_parts import (
 OnNaN = Literal["stop", "skip"]
 
 MOST_SKIPPED = 10  # steps in a row
-INSTEAD = "could not be read, so another sample took its place: "
+INSTEAD = "another sample took the place of one that cannot be read: "
 COMPARE = 100  # steps after which all ranks make sure that they have the same weights
 
 

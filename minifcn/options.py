@@ -130,14 +130,13 @@ Precision = Annotated[
         callback=_precise,
     ),
 ]
-Data = Annotated[
-    str,
-    typer.Option(
-        metavar="SPEC",
-        help="landcover, folder:PATH, voc:PATH...; minifcn data list shows all.",
-        show_default=False,
-    ),
-]
+_SPEC = typer.Option(
+    metavar="SPEC",
+    help="landcover, folder:PATH, voc:PATH...; minifcn data list shows all.",
+    show_default=False,
+)
+Data = Annotated[str, _SPEC]
+DataOrNone = Annotated[str | None, _SPEC]
 HeldOut = Annotated[
     str | None,
     typer.Option(metavar="SPEC", help="Data to measure on.", show_default="as --data"),

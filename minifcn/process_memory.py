@@ -71,8 +71,8 @@ def forget_most() -> bool:
 def _status(name: str) -> int:
     if not STATUS.exists():
         return 0
-    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024  # it stands there in kB
+    found = re.search(rf"^{name}:\s*(\d+) kB", STATUS.read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from .chart import STYLE, told
 from .data.images import replace_file
 from .report import METRICS, page, percent
-from .run_curves import comparison, loss_of, metric_of, number, speed
+from .run_curves import comparison, loss_of, metric_of, number, percents, speed
 from .run_page import LOOKS, duration
 from .run_tables import columns, table
 from .runs import Run, command, differences
@@ -39,10 +39,10 @@ def write_comparison(path: str | Path, runs: Sequence[Run]) -> None:
 def _parts(runs: Sequence[Run]) -> Iterator[str]:
     yield _metrics(runs)
     curves = [
-        comparison(runs, "Mean IU on held-out images", metric_of("mean_iu"), _percents, 1.0),
+        comparison(runs, "Mean IU on held-out images", metric_of("mean_iu"), percents, 1.0),
         comparison(runs, "Loss per pixel, smoothed", loss_of, number),
         comparison(
-            runs, "Pixel accuracy on held-out images", metric_of("pixel_accuracy"), _percents, 1.0
+            runs, "Pixel accuracy on held-out images", metric_of("pixel_accuracy"), percents, 1.0
         ),
         comparison(runs, "Images per second", speed, number),
     ]
@@ -51,10 +51,6 @@ def _parts(runs: Sequence[Run]) -> Iterator[str]:
     yield _differences(runs)
     yield _classes(runs)
     yield _commands(runs)
-
-
-def _percents(value: float) -> str:
-    return f"{100 * value:.0f} %"
 
 
 def _metrics(runs: Sequence[Run]) -> str:
@@ -84,7 +80,7 @@ def _differences(runs: Sequence[Run]) -> str:
         + "".join(f"<td>{told('-' if value is None else value)}</td>" for value in values)
         + "</tr>\n"
         for name, values in found.items()
-        if name != "command"
+        if name != "command" and not name.startswith("given.")  # below, whole commands are shown
     ]
     if not rows:
         return "<h2>Settings</h2>\n<p>The runs do not differ in their settings.</p>"

@@ -77,11 +77,16 @@ def metric_charts(run: Run) -> list[str]:
                 series.append(Series(title, x, y))
         if lines:
             title = f"Metrics on held-out images{f', {head}' * bool(head)}"
-            figures.append(_figure(run, title, lines, 1.0, _percents, series))
+            figures.append(_figure(run, title, lines, 1.0, percents, series))
     return figures
 
 
-def _percents(value: float) -> str:
+def percents(value: float) -> str:
+    """Return a share from 0 to 1 as whole per cent, for an axis.
+
+    >>> percents(0.5)
+    '50 %'
+    """
     return f"{100 * value:.0f} %"
 
 

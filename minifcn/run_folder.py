@@ -51,6 +51,16 @@ def has_checkpoints(out: Path) -> bool:
     return any((out / CHECKPOINTS).glob("*.safetensors"))
 
 
+def has_learned(out: Path) -> bool:
+    """Tell whether a checkpoint in a run's folder holds more than the beginning of a run.
+
+    >>> has_learned(Path("not-made-yet"))
+    False
+    """
+    steps = (path.stem.rpartition("-")[2] for path in (out / CHECKPOINTS).glob("*-*.safetensors"))
+    return any(step.isdecimal() and int(step) for step in steps)
+
+
 def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise unless two configurations ask for the same training.
 

@@ -84,7 +84,7 @@ def locked(folder: Path, warn: Callable[[str], None] = lambda text: None) -> Ite
 
 
 def _taken(folder: Path, warn: Callable[[str], None]) -> int | None:
-    """Return the file descriptor that holds the lock; None where there are no locks."""
+    """Return the descriptor of the file, which holds the lock; None if the system has none."""
     path = folder / LOCK
     if fcntl is None:
         warn(f"{folder}: this system has no locks: nothing keeps a second run out of the folder")
@@ -97,9 +97,9 @@ def _taken(folder: Path, warn: Callable[[str], None]) -> int | None:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            told = _told(opened)
-            os.close(opened)
             if error.errno in TAKEN:
+                told = _told(opened)
+                os.close(opened)
                 raise FolderInUseError(
                     f"{folder} is in use by another run{told}: wait until that has ended, end it, "
                     "or choose another folder"
@@ -109,7 +109,7 @@ def _taken(folder: Path, warn: Callable[[str], None]) -> int | None:
                 f"{folder} cannot be locked ({reason}), as on some network drives: nothing keeps a "
                 "second run out of the folder"
             )
-            return None
+            break  # the file tells at least that a run is at work
         if _is_at(opened, path):
             break
         os.close(opened)  # who held it has just removed it: the next one has another file

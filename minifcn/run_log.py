@@ -85,6 +85,13 @@ class Log:
         while self.waiting:
             self._write_first()
 
+    def to_disk(self) -> None:
+        """Wait until what was written is on the disk, so that no power cut takes it away."""
+        try:
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            self.trouble = error
+
     def _write_first(self) -> None:
         step, more = self.waiting[0]
         line = more if step is None else step.numbers() | more

@@ -94,7 +94,7 @@ def _cards(run: Run) -> str:
     if run.best:
         cards += [(percent(run.best[name]), title) for name, title in METRICS.items()]
     if np.isfinite(run.loss):
-        cards.append((f"{run.loss:.3g}", "loss per pixel"))
+        cards.append((f"{run.loss:.3g}", "loss per pixel, last step"))
     _, rate = speed(run)
     if len(rate):
         cards.append((f"{rate[-1]:.3g}", "images per second"))

@@ -131,8 +131,9 @@ def layer_table(run: Run) -> str:
     stage = next((name for name, log in reversed(run.stages.items()) if log.layers), None)
     if stage is None:
         return ""
-    rows = []
+    rows, looked = [], 0.0
     for name, found in run.stages[stage].layers.items():
+        looked = max(looked, *(curve.pieces[-1][1] for curve in found.values() if len(curve)), 0.0)
         last = {kind: curve.last for kind, curve in found.items()}
         dead = 100 * (last.get("zeros", math.nan) + last.get("negatives", math.nan))
         cells = "".join(
@@ -168,7 +169,7 @@ def layer_table(run: Run) -> str:
         "from there. Weight and gradient are root mean squares. The last columns tell how much a "
         "step changes a weight, as a part of the weight: about a thousandth is usual (the pale "
         "band); far less hardly learns, far more is thrown about.</p>\n"
-        + table(head, rows, f"{stage}, at the last look")
+        + table(head, rows, f"{stage}, at the last look, step {looked:,.0f}")
     )
 
 

@@ -174,8 +174,7 @@ def find(folders: Iterable[str | Path]) -> list[Path]:
 
 def facts(run: Run) -> dict[str, Any]:
     """Return what `minifcn runs` tells of a run, ready for JSON: plain numbers and texts."""
-    stages = list(run.recipes)
-    stage = run.state.stage or (list(run.stages) or stages)[-1]
+    stage = run.state.stage or next(reversed(run.stages or run.recipes), "")
     log = run.stages.get(stage)
     heads = {head: None for log in run.stages.values() for head in log.metrics}
     return {
@@ -218,7 +217,7 @@ def differences(runs: Iterable[Run]) -> dict[str, list[Any]]:
 
 def _flat(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
     """Yield the settings below a value, with their dotted names."""
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}".lstrip("."))
     else:
@@ -283,9 +282,10 @@ def write(path: Path, value: Any) -> None:
 
 def _state(run: Run) -> State:
     """Return how a run stands, by what it wrote about that or, failing this, by what it made."""
+    gone = _is_gone(run.folder)  # asked first: a run says that it has ended, and then is gone
     told = _object(run.folder / WATCH / "state.json") or {}
     texts = [str(told.get(key, "")) for key in State._fields]
-    if texts[0] == RUNNING and _is_gone(run.folder):
+    if texts[0] == RUNNING and gone:
         return State(STOPPED, texts[1], "its process has ended without a word: it was killed")
     if texts[0] in (RUNNING, FINISHED, STOPPED, FAILED):
         return State(*texts)
@@ -295,12 +295,17 @@ def _state(run: Run) -> State:
 
 
 def _is_gone(folder: Path) -> bool:
-    """Tell whether the process that has locked a folder is a former one of this machine."""
-    holder = _object(folder / LOCK) if (folder / LOCK).exists() else None
-    number = (holder or {}).get("process")
-    if holder is None or holder.get("machine") != socket.gethostname():
+    """Tell whether no run is at work in a folder: none, or a former process of this machine."""
+    if os.name != "posix":  # there are no locks, and the question below would end the process
         return False
-    if not isinstance(number, int) or os.name != "posix":  # elsewhere the question would end it
+    try:
+        holder = _object(folder / LOCK)
+    except RunError:  # it is just being written
+        return False
+    if holder is None:  # each run has one, and only ends without it
+        return True
+    number = holder.get("process")
+    if holder.get("machine") != socket.gethostname() or not isinstance(number, int):
         return False
     try:
         os.kill(number, 0)  # asks whether it is there

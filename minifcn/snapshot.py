@@ -209,11 +209,12 @@ class Snapshots:
         kept = set(last)
         for path in last:
             try:
-                facts = json.loads(_opened(path, with_arrays=False)[0]["facts"])
+                with sound(path):
+                    best = json.loads(_opened(path, with_arrays=False)[0]["facts"])["best"]
+                    if best:
+                        kept.add(self.path(path.name.rpartition("-")[0], best["step"]))
             except (SnapshotError, OSError):
                 continue  # it is damaged, and nothing can be said of its best step
-            if best := facts.get("best"):
-                kept.add(self.path(path.name.rpartition("-")[0], best["step"]))
         for path in found:
             if path not in kept:
                 path.unlink(missing_ok=True)
@@ -229,9 +230,10 @@ class Snapshots:
         return [path for *_, path in sorted(places)]
 
     def clear(self) -> None:
-        """Remove all checkpoints, those of an earlier run."""
-        for path in self.found():
-            path.unlink(missing_ok=True)
+        """Remove all checkpoints: those of an earlier run, whatever its stages were called."""
+        for path in self.folder.glob("*-*.safetensors"):
+            if path.stem.rpartition("-")[2].isdecimal():
+                path.unlink(missing_ok=True)
 
     def newest(
         self, check: Callable[[Snapshot], None], warned: Callable[[str], None]

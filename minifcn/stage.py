@@ -147,7 +147,9 @@ class Shared:
 
     def go_on(self, step: int) -> str:
         """Return how the run is gone on with, for messages."""
-        command = shlex.join(["minifcn", "train", "--out", str(self.out), "--resume"])
+        number = self.ranks.number
+        start = ["mpiexec", "-n", str(number)] if number > 1 else []
+        command = shlex.join([*start, "minifcn", "train", "--out", str(self.out), "--resume"])
         how = command if "given" in self.config else "train.run(..., resume=True)"
         return f"all until step {step} is saved; {how} goes on from there"
 
@@ -346,7 +348,10 @@ class Stage:
         except (Error, OSError, MemoryError) as another:
             error.add_note(f"what was learned since step {self.saved} is lost: {another}")
         else:
-            if isinstance(error, NotFiniteStepError):
-                error.add_note(f"{self.shared.go_on(step)} (past this step: --on-nan skip)")
-            elif not isinstance(error, TrainingError) and step:
-                error.add_note(self.shared.go_on(step))
+            past = ""
+            if isinstance(error, NotFiniteStepError) and self.training.on_nan == "stop":
+                past = " (past this step: --on-nan skip)"
+            if isinstance(error, NotFiniteStepError) or (
+                step and not isinstance(error, TrainingError)
+            ):
+                error.add_note(self.shared.go_on(step) + past)

@@ -283,5 +283,5 @@ def _go_on(shared: Shared) -> Snapshot | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all."""
-    replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Write a value as JSON, whole or not at all, even if the machine loses its power."""
+    replace_file(path, (json.dumps(value, indent=2) + "\n").encode(), durable=True)

@@ -128,7 +128,7 @@ class Watch(NoWatch):
     ) -> None:
         self.out, self.device, self.every, self.clock = out, device, every, clock
         self.warned = warned or (lambda text: None)
-        self.events = EventFiles(out / "tensorboard") if tensorboard else None
+        self.events = EventFiles(out / "tensorboard", self.warned) if tensorboard else None
         self.run = runs.read(out, finished)
         self.pictures = WatchedPictures(out, val_set, preprocessing, device)
         self.run.shown = self.pictures.shown
@@ -150,6 +150,8 @@ class Watch(NoWatch):
         self.stage, path = stage, self.out / stage / "log.jsonl"
         path.parent.mkdir(exist_ok=True)
         self.run.stages[stage] = told = cut_log(path, at, evaluated)
+        if told.step < at:
+            self.warned(f"{path}: lines are missing after step {told.step}, up to step {at}")
         self.file = path.open("a", BUFFER, encoding="utf-8")
         self.log = Log(self.file, told.take)
         if self.events:
@@ -205,9 +207,11 @@ class Watch(NoWatch):
         self.log.add(None, step=step, event=text)
 
     def flush(self) -> None:
-        """Write all lines; waits for a GPU that is still computing."""
+        """Write all lines; waits for a GPU that is still computing, and for the disk."""
         if self.log:
             self.log.write()
+        if self.log and not self.log.trouble:
+            self.log.to_disk()
 
     def unwritten(self) -> str:
         """Return why the last lines are not in the log yet; "" if they are."""
@@ -274,4 +278,4 @@ class Watch(NoWatch):
                 self.warned(f"the last lines of the log are not written: {error}")
         self.log = self.file = None
         if self.events:
-            self.events.flush()
+            self.events.close()

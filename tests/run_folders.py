@@ -1,6 +1,8 @@
 """Run folders for tests: real ones of tiny nets, and ones with logs as long as one likes."""
 
 import json
+import os
+import socket
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -47,6 +49,9 @@ def written(out, steps=10, total=None, state=None, classes=("sea", "land"), head
     runs.write_shown(out, runs.Shown(heads, []))
     if state:
         runs.write_state(out, runs.State(state, "fcn8s"))
+    if state == runs.RUNNING:
+        at_work = {"process": os.getpid(), "machine": socket.gethostname()}
+        (out / ".lock").write_text(json.dumps(at_work))
     return log
 
 

@@ -100,6 +100,27 @@ def test_other_options_are_refused_with_both_values(command, out, options, told)
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == before
 
 
+def test_what_was_learned_is_not_replaced_by_accident(command, out):
+    spec = f"folder:{out.parent / 'data'}"
+    before = sorted((out / "checkpoints").iterdir())
+    code, error = command("train", "--data", spec, "--out", out, *TEXT.split())
+    assert code == 2
+    assert f"{out} holds a run that has not come to its end: go on with it (--resume)" in error
+    assert sorted((out / "checkpoints").iterdir()) == before
+    (out / "checkpoints" / "fcn16s-00000009.safetensors").touch()  # of other stages than now
+    code, error = command("train", "--data", spec, "--out", out, *TEXT.split(), "--overwrite")
+    assert code == 0, error
+    names = [path.name for path in (out / "checkpoints").iterdir()]
+    assert sorted(names) == [f"fcn32s-0000000{step}.safetensors" for step in (0, 2)]
+
+
+def test_a_run_that_learned_nothing_is_no_hindrance(command, out):
+    (out / "checkpoints" / "fcn32s-00000001.safetensors").unlink()
+    spec = f"folder:{out.parent / 'data'}"
+    code, error = command("train", "--data", spec, "--out", out, *TEXT.split())
+    assert code == 0, error
+
+
 def test_a_data_set_that_has_changed_is_refused(command, out):
     images = out.parent / "data"
     (images / "val.txt").write_text("b\n", encoding="utf-8")

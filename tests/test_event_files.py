@@ -1,5 +1,6 @@
 """TensorBoard's event files: what a reader finds in them."""
 
+import errno
 import struct
 import sys
 
@@ -7,8 +8,9 @@ import pytest
 from run_folders import VAL, trained
 
 from minifcn import cli, runs
-from minifcn.event_files import EventFileError, event_writer
+from minifcn.event_files import EventFileError, EventFiles, event_writer
 from minifcn.run_log import read_log
+from minifcn.step import Step
 from minifcn.watched_pictures import Chosen
 
 
@@ -88,6 +90,24 @@ def test_without_the_package_nothing_begins(tmp_path, monkeypatch, capsys):
     assert code.value.code == 2
     assert "leave out --tensorboard" in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_ends_the_files_and_not_the_run(tmp_path, monkeypatch):
+    """The package's own writer would wait for its thread for ever."""
+    tensorboardx = pytest.importorskip("tensorboardX")
+
+    def full(writer, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tensorboardx.record_writer.RecordWriter, "write", full)
+    warnings = []
+    files = EventFiles(tmp_path, warnings.append)
+    files.started("fcn32s", at=2)
+    for number in range(3, 30):
+        files.stepped(Step(number, 30, 0.5, lr=0.1, seconds=0.0))
+    files.close()
+    assert len(warnings) == 1
+    assert "no further event files for TensorBoard: No space left on device" in warnings[0]
 
 
 def test_without_being_asked_there_are_none(tmp_path):

@@ -199,9 +199,11 @@ def test_a_run_passes_over_a_bad_file_and_says_so(tmp_path, capfd):
     events = [line for line in lines_of(out / "fcn32s" / "log.jsonl") if "event" in line]
     assert len(events) > 1
     for event in events:
-        assert event["event"].startswith("could not be read, so another sample took its place: ")
+        assert event["event"].startswith(
+            "another sample took the place of one that cannot be read: "
+        )
         assert str(bad) in event["event"]
-    assert re.findall(r"warning: step (\d+): could not be read", told) == [str(events[0]["step"])]
+    assert re.findall(r"warning: step (\d+): another sample", told) == [str(events[0]["step"])]
 
 
 def test_held_out_images_are_never_passed_over(tmp_path):
@@ -210,6 +212,18 @@ def test_held_out_images_are_never_passed_over(tmp_path):
     train_set, val_set = prepare.open_both(f"folder:{tmp_path}")
     with pytest.raises(data.DataError, match=r"val0\.png"):
         prepare.check_data(train_set, val_set, RECIPE, lambda done, total: None, "skip")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_of_an_image_that_goes_bad_in_a_run_a_way_past_it_is_told(tmp_path, workers):
+    """Not of a held-out one, which is never passed over."""
+    good, bad = Damaged(8, []), Damaged(8, [5])
+    with pytest.raises(data.DataError, match=r"5\.png") as caught:
+        train.run({"fcn32s": RECIPE}, bad, good, tmp_path / "one", workers=workers)
+    assert any("--on-bad-image skip" in note for note in caught.value.__notes__)
+    with pytest.raises(data.DataError, match=r"5\.png") as caught:
+        train.run({"fcn32s": RECIPE}, good, bad, tmp_path / "other", workers=workers)
+    assert not any("--on-bad-image" in note for note in caught.value.__notes__)
 
 
 # --- numbers that are not finite
@@ -577,7 +591,8 @@ def test_where_there_are_no_locks_the_run_goes_on_with_a_warning(tmp_path, monke
     warnings = []
     monkeypatch.setattr(run_lock.fcntl, "flock", flock)
     with locked(tmp_path, warnings.append):
-        pass
+        assert json.loads((tmp_path / ".lock").read_text())["process"] == os.getpid()
+    assert not (tmp_path / ".lock").exists()
     monkeypatch.setattr(run_lock, "fcntl", None)
     with locked(tmp_path, warnings.append):
         pass
@@ -655,7 +670,7 @@ def test_nothing_measures_with_the_time_of_day():
     asking = re.compile(r"\btime\.time\(|from time import .*\btime\b|datetime\.(now|utcnow)\(")
     files = sorted((HERE.parent / "minifcn").rglob("*.py"))
     found = {f.name for f in files if asking.search(f.read_text(encoding="utf-8"))}
-    assert found <= {"machine.py", "run_lock.py", "run_page.py"}
+    assert found <= {"event_files.py", "machine.py", "run_lock.py", "run_page.py"}
 
 
 # --- memory that runs out

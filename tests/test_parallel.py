@@ -321,7 +321,8 @@ def test_a_signal_to_one_rank_stops_all_and_all_is_saved(start, data, tmp_path):
     os.kill(victim, signal.SIGTERM)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    step = int(re.search(r"all until step (\d+) is saved", text)[1])
+    told = r"all until step (\d+) is saved; mpiexec -n 2 minifcn train --out \S+ --resume goes on"
+    step = int(re.search(told, text)[1])
     assert load_snapshot(max(tmp_path.glob("run/checkpoints/*"))).state["done"] == step
 
 

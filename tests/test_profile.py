@@ -648,6 +648,13 @@ def test_memory_of_the_process_is_told():
         assert process_memory.most_resident() < process_memory.resident() + 4e6
 
 
+def test_memory_is_unknown_where_the_line_is_missing(monkeypatch, tmp_path):
+    """As VmHWM is in some containers."""
+    monkeypatch.setattr(process_memory, "STATUS", tmp_path / "status")
+    (tmp_path / "status").write_text("Name:\tpython\nVmRSS:\t  2048 kB\n")
+    assert (process_memory.resident(), process_memory.most_resident()) == (2 << 20, 0)
+
+
 def test_memory_is_unknown_where_there_is_no_proc(monkeypatch, tmp_path):
     for name in ("PAGES", "STATUS", "FORGET"):
         monkeypatch.setattr(process_memory, name, tmp_path / "missing" / "file")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from run_folders import TRAIN, matrix, trained
 
+from minifcn import run_log
 from minifcn.curve import Curve
 from minifcn.data.images import DataError
 from minifcn.run_log import Log, LogError, StageLog, cut_log, evaluation_line, read_log
@@ -236,3 +237,19 @@ def test_a_step_tells_its_images_and_how_long_they_were_waited_for(tmp_path):
     assert len(log.curves["wait"]) == 6
     assert log.curves["memory"].last > 1e6
     assert len(TRAIN) == 16
+
+
+def test_a_log_that_does_not_get_to_the_disk_has_trouble(tmp_path, monkeypatch):
+    def failing(number):
+        raise OSError(5, "Input/output error")
+
+    with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as file:
+        log = Log(file)
+        log.add(step(1))
+        log.to_disk()
+        assert log.trouble is None
+        monkeypatch.setattr(run_log.os, "fsync", failing)
+        log.to_disk()
+        assert "Input/output error" in str(log.trouble)
+        log.add(step(2))
+        assert log.trouble is None

@@ -53,6 +53,7 @@ def test_a_finished_run_tells_all(finished):
         *("finished", "fcn8s, stage 2 of 2: step 6 of 6", "in all", "shapes train"),
         *("mean IU", "loss per pixel", "Learning rate", "Images per second", "Memory"),
         *("background", "circle", "square", "triangle", "ignored", "Layers", "conv1_1"),
+        "fcn8s, at the last look, step 1",
         *("What is taken for what", "How this was made", "NumPy", "2.x", f"train {NASTY}"),
     ):
         assert part in parsed.text, part
@@ -269,6 +270,19 @@ def test_a_report_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
         one.stepped(step(1))
     assert warnings == ["the report is not new: no space left"] * 2
     assert read_log(tmp_path / "run" / "fcn8s" / "log.jsonl").step == 1
+
+
+def test_a_log_that_lacks_lines_is_told(tmp_path):
+    warnings = []
+    with watched(tmp_path, warned=warnings.append) as one:
+        one.started("fcn8s")
+        one.stepped(step(1))
+        one.started("fcn8s", at=1)
+        assert warnings == []
+        one.started("fcn8s", at=3)
+    assert [text.split(": ")[1] for text in warnings] == [
+        "lines are missing after step 1, up to step 3"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from minifcn.run_log import LogError
 @pytest.fixture
 def some(tmp_path):
     """A folder with three runs of 10, 20 and 30 steps, in two subfolders."""
-    written(tmp_path / "a" / "one", steps=10, state="finished", seed=1, command="minifcn train A")
+    begun = {"command": "minifcn train A", "given": {"seed": 1}, "options": {}}
+    written(tmp_path / "a" / "one", steps=10, state="finished", seed=1, **begun)
     written(tmp_path / "a" / "two", steps=20, state="failed", seed=2)
     written(tmp_path / "b", steps=30, total=60, state="running", seed=1)
     return tmp_path
@@ -83,6 +84,10 @@ def test_a_killed_run_does_not_run(some):
         lock = {"process": number, "machine": machine}
         (some / "b" / ".lock").write_text(json.dumps(lock))
         assert runs.read(some / "b").state.name == state
+    (some / "b" / ".lock").write_text('{"proc')  # just being written
+    assert runs.read(some / "b").state.name == "running"
+    (some / "b" / ".lock").unlink()  # by the next command that looked into the folder
+    assert runs.read(some / "b").state.name == "stopped"
 
 
 @pytest.mark.parametrize(
@@ -191,6 +196,7 @@ def test_the_comparison_shows_what_differs(run, some):
     assert "seed 1 2 1" in rows
     assert "stages.fcn8s.steps 10 20 60" in rows
     assert not any(row.startswith("data ") for row in rows)  # the same in all
+    assert not any(row.startswith(("given.", "options ")) for row in rows)  # of the command; none
     assert any(row.startswith("sea ") and row.count("%") == 3 for row in rows)
     best = [row for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL) if "class=best" in row]
     assert len(best) == 1

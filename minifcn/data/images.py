@@ -241,10 +241,13 @@ def save_image(path: str | Path, picture: Image.Image) -> None:
     replace_file(path, content.getvalue())
 
 
-def replace_file(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name in the same folder, then rename it."""
+def replace_file(path: str | Path, content: bytes, durable: bool = False) -> None:
+    """Write a file under a temporary name in the same folder, then rename it.
+
+    With ``durable`` it is whole even if the machine loses its power.
+    """
     try:
-        with replacing(Path(path)) as temporary:
+        with replacing(Path(path), durable) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         why = why_not_written(error, Path(path), len(content))

@@ -15,7 +15,7 @@ from minifcn.data.dataset import DataError, Dataset, Sample
 from minifcn.data.order import Order, Sampling, Sizes, sizes_of
 from minifcn.data.preprocessing import UNIT, Preprocessing
 from minifcn.data.transforms import augment
-from minifcn.data.unreadable import INSTEAD, UNREADABLE, Bad, OnError, read_instead
+from minifcn.data.unreadable import INSTEAD, UNREADABLE, WAY_PAST, Bad, OnError, read_instead
 from minifcn.data.workers import by_processes
 
 __all__ = ["Batch", "Loader"]
@@ -162,6 +162,7 @@ class Loader:
             return self.dataset[index], ()
         except UNREADABLE as error:
             if not self.skips:
+                error.add_note(WAY_PAST)
                 raise
             rng = np.random.default_rng([self.seed, INSTEAD, place])
             return read_instead(self.dataset, error, self.order.alike(index), rng)

@@ -20,6 +20,7 @@ INSTEAD = 4  # the part of a random generator's seed that is for samples instead
 TRIES = 20  # others that are tried in turn
 MOST = 0.1  # of all samples may be bad
 UNREADABLE = (DataError, OSError)
+WAY_PAST = 'to take another image in its place: --on-bad-image skip (in Python on_bad_image="skip")'
 
 
 def read_instead(
