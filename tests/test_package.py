@@ -231,7 +231,9 @@ def test_what_is_imported_is_declared():
     names = {"pillow": "PIL"}
     project = PROJECT["project"]
     extras = [
-        d for name in ("datasets", "keras", "onnx", "parallel", "tensorboard") for d in project["optional-dependencies"][name]
+        d
+        for name in ("datasets", "keras", "onnx", "parallel", "tensorboard")
+        for d in project["optional-dependencies"][name]
     ]
     declared = {
         names.get(n, n)

@@ -163,7 +163,8 @@ def test_a_loss_that_is_not_finite_stops_a_run_before_its_weights_are_saved(
     with pytest.raises(train.TrainingError, match=r"loss is nan at step 2 \(images train-"):
         train.run({"fcn8s": recipe}, *sets, tmp_path, options={"widths": WIDTHS}, device="cuda")
     assert not list(tmp_path.glob("fcn8s/*.safetensors"))
-    assert [line["step"] for line in lines(tmp_path / "fcn8s")] == [1]
+    steps = [line["step"] for line in lines(tmp_path / "fcn8s") if "loss" in line]
+    assert steps == [1]
 
 
 def test_a_log_is_complete_and_in_order(standin, monkeypatch, tmp_path):
