@@ -198,7 +198,7 @@ def update(settings: Settings, how: dict[str, str]) -> Tasks:
 def common_step(settings: Settings, how: dict[str, str]) -> Tasks:
     """Build the step that all libraries can do; it returns the loss."""
     start = inputs.common_start(settings)
-    images, labels = (Tensor(_placed(start.pop(name), how)) for name in ("images", "labels"))
+    images, labels = (_placed(start.pop(name), how) for name in ("images", "labels"))
     net = nn.Sequential(
         conv1=nn.Conv2d(images.shape[1], 32, 3, padding=1),
         relu1=nn.ReLU(),

@@ -242,7 +242,7 @@ def processes(tmp_path, monkeypatch):
     path.mkdir()
     (path / "cupy.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT / 'tests' / 'cuda')!r})\n"
-        "import standin\nsys.modules['cupy'] = standin.cupy\n"
+        "import standin\nstandin.kept = standin.installed()\nstandin.kept.__enter__()\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(path))
     monkeypatch.setenv(
@@ -281,7 +281,8 @@ def test_the_program_compares_measures_and_writes(processes, small, standin, tmp
     assert {row["precision"] for row in found["layers"]} == set(gpu.PRECISIONS)
     assert {len(row["losses"]) for row in found["losses"]} == {3}
     errors = {row["precision"]: row["error"] for row in found["layers"]}
-    assert 0 < errors["fp32"] < 1e-5 < errors["tf32"] < errors["bf16"]
+    # Channels come in fours here and not in eights: bf16 is computed as tf32.
+    assert 0 < errors["fp32"] < 1e-5 < errors["tf32"] <= errors["bf16"]
 
     speed = found["speed"]
     assert speed["machine"]["GPU"] == "a stand-in (no GPU)"
