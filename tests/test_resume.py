@@ -607,7 +607,7 @@ def test_an_update_that_was_broken_off_is_not_saved(tmp_path, monkeypatch):
 
 
 @pytest.mark.nightly
-def test_the_memory_of_a_long_run_is_flat(tmp_path, record_property):
+def test_the_memory_of_a_long_run_is_flat(tmp_path, request):
     """2,000 steps with checkpoints, evaluations, log and report."""
 
     class Weighing(Observer):
@@ -624,7 +624,7 @@ def test_the_memory_of_a_long_run_is_flat(tmp_path, record_property):
     if not weighing.found[200]:
         pytest.skip("this system does not tell how much memory a process has")
     for step, megabytes in weighing.found.items():
-        record_property(f"MB after step {step}", round(megabytes, 1))
+        request.node.user_properties.append((f"MB after step {step}", round(megabytes, 1)))
     assert max(weighing.found.values()) - weighing.found[200] < 4, weighing.found
 
 
