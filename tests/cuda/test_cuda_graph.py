@@ -10,6 +10,7 @@ from minifcn.autograd import Tensor
 from minifcn.backend import to_device, to_numpy
 from minifcn.kernels.cuda.cublas import CublasError, product
 from minifcn.kernels.cuda.graph import USUAL, Recorded
+from minifcn.kernels.precision import use_precision
 from minifcn.optim import SGD
 from minifcn.recorded import Gradients
 
@@ -60,6 +61,18 @@ def test_an_array_in_another_place_is_noticed(cupy):
     held[0] = held[0] * 2
     x = cupy.ones((4, 3), np.float32)
     assert np.array_equal(recorded(x)[0].get(), 1 + held[0].get())
+
+
+def test_another_precision_is_recorded_anew(cupy):
+    x, w = (cupy.asarray(a) for a in np.random.default_rng(0).random((2, 8, 8), "f"))
+    layer = [x.reshape(1, 8, 8, 1).repeat(8, 3).transpose(0, 3, 1, 2), w.reshape(8, 8, 1, 1)]
+    recorded = Recorded(lambda image: [F.conv2d(image, layer[1])])
+    found = []
+    for name in ("fp32", "bf16", "fp32"):
+        with use_precision(name):
+            found.append([recorded(layer[0])[0].get() for _ in range(CALLS)][-1])
+    assert np.array_equal(found[0], found[2])
+    assert not np.array_equal(found[0], found[1])
 
 
 @pytest.mark.parametrize(("variable", "value"), [("MINIFCN_GRAPH", "0"), ("MINIFCN_DEBUG", "1")])

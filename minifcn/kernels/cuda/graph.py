@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...backend import Array, Error, debugging, is_numpy, xp_of
+from .. import precision
 
 USUAL = 2  # calls with the same shapes that run as usual before one is recorded
 
@@ -49,7 +50,9 @@ class Recorded:
     Parameters
     ----------
     function
-        Of arrays on one GPU; returns a sequence of arrays. It must not ask for a number on the GPU.
+        Of arrays on one GPU; returns a sequence of arrays. It must not ask for a number on the GPU,
+        and must do the same each time (in each precision): the same layers learn, none changes
+        between training and evaluation.
     places
         Returns arrays that the function uses beside its arguments, such as a net's weights. What is
         in them may change, but where they lie may not: if it does, all is recorded anew.
@@ -88,8 +91,8 @@ class Recorded:
         """Return what the function returns; the same arrays each time, once it is recorded."""
         if is_numpy(arrays[0]) or not _wanted():
             return self.function(*arrays)
-        key = [(a.shape, a.strides, a.dtype.char) for a in arrays]
-        key += [a.data.ptr for a in self.places()]
+        key: list[Any] = [(a.shape, a.strides, a.dtype.char) for a in arrays]
+        key += [precision.current(), *(a.data.ptr for a in self.places())]
         if key != self.seen:
             self._forget()
             self.seen, self.times = key, 0
