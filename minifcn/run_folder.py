@@ -115,8 +115,9 @@ def code_versions() -> dict[str, str]:
     ['minifcn', 'its source', 'NumPy']
     """
     checksum = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        checksum.update(path.name.encode() + path.read_bytes())
+    for path in sorted(Path(__file__).parent.rglob("*")):
+        if path.suffix in (".py", ".cu", ".cuh"):
+            checksum.update(path.name.encode() + path.read_bytes())
     source = checksum.hexdigest()[:12]
     return {"minifcn": __version__, "its source": source, "NumPy": np.__version__}
 
