@@ -16,7 +16,7 @@ import inspect
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
@@ -41,15 +41,9 @@ _mode = _Mode()
 _clock = itertools.count()
 
 
-@contextmanager
-def set_mode(**flags: Any) -> Iterator[None]:
+def set_mode(**flags: Any) -> AbstractContextManager[None]:
     """Set ``recording``, ``debug`` or ``listener(edge, gradient)`` for a while, in this thread."""
-    before = {name: getattr(_mode, name) for name in flags}
-    _mode.__dict__.update(flags)
-    try:
-        yield
-    finally:
-        _mode.__dict__.update(before)
+    return backend.for_a_while(_mode, **flags)
 
 
 def is_recording() -> bool:

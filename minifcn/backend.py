@@ -12,15 +12,15 @@ import importlib
 import os
 import sys
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
 Array: TypeAlias = Any  # a numpy.ndarray or a cupy.ndarray
-_ON_CPU = nullcontext()
+_HERE = nullcontext()
 _NUMPY = np.ndarray, np.generic
 # What most arguments are that are no arrays: this is asked some thousand times in a training step.
 _PLAIN = frozenset({type(None), bool, int, float, str, tuple})
@@ -146,7 +146,7 @@ def on_device(array: Array) -> AbstractContextManager[Any]:
 
     CuPy makes them on the thread's *current* GPU, and computes with arrays of no other.
     """
-    return _ON_CPU if is_numpy(array) else array.device
+    return other_device(array) or _HERE
 
 
 def other_device(array: Array) -> Any:
@@ -263,6 +263,26 @@ def debugging() -> bool:
     return os.environ.get("MINIFCN_DEBUG", "0") not in ("", "0")
 
 
+@contextmanager
+def for_a_while(settings: object, **changed: Any) -> Iterator[None]:
+    """Change attributes, such as those that each thread has for itself, until the end of a block.
+
+    >>> state = ModuleType("state")
+    >>> state.fast = True
+    >>> with for_a_while(state, fast=False):
+    ...     state.fast
+    False
+    >>> state.fast
+    True
+    """
+    before = {name: getattr(settings, name) for name in changed}
+    settings.__dict__.update(changed)
+    try:
+        yield
+    finally:
+        settings.__dict__.update(before)
+
+
 def check_one_kind(operation: str, arrays: dict[str, Array], debug: bool = False) -> Operation:
     """Raise unless all arrays lie on one device and the floating-point ones have one type.
 
@@ -342,10 +362,9 @@ class Operation:
         """Raise an error that says what needed how much memory, and how much there is."""
         arrays, free = self._arrays(), ""
         there = next(iter(arrays.values()), None)
-        place = self.place or (None if there is None or is_numpy(there) else there.device)
-        if place is not None:
-            left, total = (size / 1e6 for size in place.mem_info)
-            free = f"; of cuda:{place.id}, {left:,.0f} MB of {total:,.0f} MB are free"
+        if there is not None and not is_numpy(there):
+            left, total = (size / 1e6 for size in there.device.mem_info)
+            free = f"; of {device_of(there)}, {left:,.0f} MB of {total:,.0f} MB are free"
         shapes = " and ".join(f"{name} {array.shape}" for name, array in arrays.items())
         asked = str(error).strip().rstrip(".") or "no more memory"
         told = OutOfMemoryError(

@@ -29,7 +29,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ..backend import Array, Error, is_numpy
+from ..backend import Array, Error, for_a_while, is_numpy
 from ..shapes import Pair, conv_size
 from . import cuda, few_pixels, im2col, precision, separable, winograd, winograd2d
 
@@ -60,12 +60,9 @@ def use_algorithm(name: str) -> Iterator[None]:
     array([[9., 9.],
            [9., 9.]], dtype=float32)
     """
-    before, _setting.algorithm = _setting.algorithm, name
-    try:
+    with for_a_while(_setting, algorithm=name):
         fast()  # checks the name
         yield
-    finally:
-        _setting.algorithm = before
 
 
 def fast() -> bool:
@@ -217,14 +214,13 @@ def few_pixels_fit(pixels: int, weight: tuple[int, ...], groups: int) -> bool:
 
 def by_tents(x: Array, weight: Array, stride: Pair, dilation: Pair, groups: int) -> bool:
     """Tell whether a fixed weight is used on a GPU as one that enlarges bilinearly, if it is."""
-    return cuda.on(x) and fast() and cuda.separable.fits(weight.shape, stride, dilation, groups)
+    return cuda.on(x) and fast() and separable.fits(weight.shape, stride, dilation, groups)
 
 
 def tent_for(x: Array, weight: Array, stride: Pair, dilation: Pair, groups: int) -> Array | None:
     """Return the tent of a bilinear weight, if this is an upsampling layer or its transpose."""
-    enlarging = min(stride) > 1 and dilation == (1, 1) and groups == 1 and fast()
-    fits = enlarging and is_numpy(x) and x.dtype == np.float32
-    return separable.tent_of(weight) if fits else None
+    fits = separable.fits(weight.shape, stride, dilation, groups) and fast()
+    return separable.tent_of(weight) if fits and is_numpy(x) and x.dtype == np.float32 else None
 
 
 def channels_last(x: Array) -> Array:

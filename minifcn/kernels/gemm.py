@@ -14,6 +14,7 @@ import functools
 import numpy as np
 
 from ..backend import Array, is_numpy, xp_of
+from . import cuda
 from .threads import aligned, blas, parallel_for
 
 LIMIT = 1_000_000  # rows · depth · columns
@@ -48,7 +49,12 @@ def product(a: Array, b: Array) -> Array:
     BLAS could do so by itself, but cuts a product by how many threads it has, and then adds up in
     another order: one product in thirty has other bits on two threads than on one. So it is cut
     here, always into the same shares.
+
+    On a GPU, a product of float32 matrices can be recorded (`cuda.graph`); others are CuPy's own,
+    and cannot.
     """
+    if cuda.on(a) and cuda.on(b) and a.ndim == b.ndim == 2 and a.size and b.size:
+        return _on_gpu(a, b)
     if not is_numpy(a) or a.dtype.kind != "f" or a.size * b.shape[-1] <= TINY:
         return a @ b
     M, N = a.shape[-2], b.shape[-1]
@@ -64,6 +70,13 @@ def product(a: Array, b: Array) -> Array:
 
     parallel_for(-(-max(M, N) // each), multiply, y, 2.0 * y.size * a.shape[-1])
     return y
+
+
+def _on_gpu(a: Array, b: Array) -> Array:
+    xp = xp_of(a)
+    # What lies neither row by row nor column by column is copied: views with gaps, repeated rows.
+    whole = [m if m.flags.f_contiguous else xp.ascontiguousarray(m) for m in (a, b)]
+    return cuda.cublas.product(*whole, xp.empty((len(a), b.shape[1]), a.dtype))
 
 
 @functools.cache

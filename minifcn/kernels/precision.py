@@ -23,7 +23,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..backend import Array, Error, is_numpy
+from ..backend import Array, Error, for_a_while, is_numpy
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
@@ -69,12 +69,9 @@ def use_precision(name: str) -> Iterator[None]:
     >>> current()
     'fp32'
     """
-    before, _setting.precision = _setting.precision, name
-    try:
+    with for_a_while(_setting, precision=name):
         current()  # checks the name
         yield
-    finally:
-        _setting.precision = before
 
 
 def current() -> str:

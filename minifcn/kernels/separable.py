@@ -22,6 +22,16 @@ TILE = 1 << 18  # numbers of the larger image that are made or read at a time
 STEPS = 20  # operations in the time that it takes for one number of the larger image
 
 
+def fits(weight: tuple[int, ...], stride: Pair, dilation: Pair, groups: int) -> bool:
+    """Tell whether a weight of this shape may be bilinear: (C, C, k, k), and enlarges by a stride.
+
+    >>> fits((21, 21, 4, 4), (2, 2), (1, 1), 1), fits((21, 20, 4, 4), (2, 2), (1, 1), 1)
+    (True, False)
+    """
+    I, O, kh, kw = weight
+    return I == O and kh == kw and groups == 1 and dilation == (1, 1) and min(stride) > 1
+
+
 def tent_of(weight: Array) -> Array | None:
     """Return t if the weight (C, C, k, k) is t[a]·t[b] on its diagonal and zero elsewhere."""
     C, per_group, kh, kw = weight.shape

@@ -61,7 +61,7 @@ def note(**what: int) -> None:
     """Count transfers and waits, and remember from where in minifcn they were asked for."""
     for name, number in what.items():
         setattr(counts, name, getattr(counts, name) + number)
-    if _current.recording is not None:
+    if recording():
         raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while recording")
     frame: Any = sys._getframe(1)
     callers: list[str] = []
@@ -209,6 +209,11 @@ class Memory:
     def __del__(self, pools: list[Pool] = pools) -> None:
         on_cpu.reachable.pop(self.bounds[0], None)
         pools[self.device].give(self.block)
+
+
+def recording() -> bool:
+    """Tell whether a graph is being recorded."""
+    return _current.recording is not None
 
 
 def recorded(again: Callable[[], Any]) -> bool:

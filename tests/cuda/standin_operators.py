@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from standin_array import FUNCTIONS, METHODS, WAITING, call, ndarray, refuse_unknown
-from standin_device import counts, note
+from standin_device import counts, note, recording
 
 
 @functools.cache
@@ -32,6 +32,8 @@ def matmul(a: ndarray, b: ndarray, out: ndarray | None = None, **options: Any) -
     for one in (a, b):
         if not isinstance(one, ndarray):
             raise TypeError(f"Unsupported type {type(one)}")
+    if recording():
+        raise NotImplementedError("calling cuBLAS API during stream capture is unsupported")
     # cuBLAS takes a matrix or its transpose, and stacks of matrices as they are: others are copied.
     flat = max(a.ndim, b.ndim) <= 2
     copies = sum(not (one.flags.forc if flat else one.flags.c_contiguous) for one in (a, b))

@@ -5,9 +5,10 @@ import pytest
 import standin as S
 
 from minifcn import functional as F
-from minifcn import models
+from minifcn import models, nn
 from minifcn.autograd import Tensor
 from minifcn.backend import to_device, to_numpy
+from minifcn.kernels import gemm
 from minifcn.kernels.cuda.cublas import CublasError, product
 from minifcn.kernels.cuda.graph import USUAL, Recorded
 from minifcn.kernels.precision import use_precision
@@ -145,6 +146,30 @@ def test_training_is_the_same_with_and_without(cupy, monkeypatch, name):
     assert all(np.array_equal(a, b) for a, b in zip(weights, other_weights, strict=True))
 
 
+def test_fully_connected_layers_are_recorded(cupy):
+    """CuPy's own products, inside a recording, are an error."""
+    found = []
+    for device in ("cpu", "cuda"):
+        rng = np.random.default_rng(0)
+        layers = nn.Linear(6, 5, rng=rng), nn.ReLU(), nn.Linear(5, 3, rng=rng)
+        net = nn.Sequential(*layers).to(device)
+
+        def compute(x, net=net):
+            loss = (net(Tensor(x)) ** 2).mean()
+            loss.backward()
+            return [loss.data]
+
+        gradients = Gradients(net.parameters(), compute)
+        for _ in range(CALLS):
+            x = to_device(rng.standard_normal((4, 6), dtype=np.float32), device)
+            (loss,) = gradients(x)
+            found.append([to_numpy(loss), *(p.grad.numpy() for p in net.parameters())])
+    assert gradients.recorded.graph is not None
+    for here, there in zip(found[:CALLS], found[CALLS:], strict=True):
+        for one, other in zip(here, there, strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+
+
 def test_a_replay_asks_little_of_the_gpu(standin):
     net = models.fcn8s(4, "small", widths=[4, 4, 8, 8, 8], dropout=0.0).to("cuda")
     x = to_device(np.ones((1, 3, 40, 40), np.float32), "cuda")
@@ -181,6 +206,18 @@ def test_a_product_of_some_columns(cupy):
     out = cupy.zeros((6, 4), np.float32)
     product(a[:, 2:5], b, out)
     np.testing.assert_allclose(out.get(), a.get()[:, 2:5] @ b.get(), rtol=1e-5, atol=1e-6)
+
+
+def test_products_of_any_views(cupy):
+    """With gaps, backwards, or the same row again and again: copied first, where they must be."""
+    (a,), (b,) = arrays(cupy, 1, (6, 8)), arrays(cupy, 1, (8, 6))
+    again = cupy.broadcast_to(a[:1], (6, 8))
+    for left in (a, b.T, a[::2], a[:, ::-1], a[::-1], again, cupy.broadcast_to(a[:, :1], (6, 8))):
+        for right in (b, a.T, b[:, 1:4], b[::-1], left.T):
+            found, expected = gemm.product(left, right), left.get().astype(float) @ right.get()
+            np.testing.assert_allclose(found.get(), expected, rtol=1e-5, atol=1e-5)
+    nothing = gemm.product(a[:, :0], b[:0])
+    assert np.array_equal(nothing.get(), np.zeros((6, 6)))
 
 
 def test_a_matrix_with_steps_is_refused(cupy):

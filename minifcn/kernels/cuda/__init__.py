@@ -10,13 +10,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
-from ...backend import Array, is_numpy
+from ...backend import Array, for_a_while, is_numpy
 
 _SINGLE = np.dtype(np.float32)
 
@@ -28,14 +27,9 @@ class _Setting(threading.local):
 _setting = _Setting()
 
 
-@contextmanager
-def plain() -> Iterator[None]:
+def plain() -> AbstractContextManager[None]:
     """Compute with CuPy's own functions only, in this thread."""
-    before, _setting.plain = _setting.plain, True
-    try:
-        yield
-    finally:
-        _setting.plain = before
+    return for_a_while(_setting, plain=True)
 
 
 def on(array: Array) -> bool:

@@ -216,11 +216,11 @@ def shared_out(tiles: tuple[int, int], together: int, steps: int, result: int) -
     >>> shared_out((64, 1), 2, 1000, 1 << 20), shared_out((2000, 1), 2, 1000, 1 << 20)
     (Parts(number=4, each=250), Parts(number=1, each=1000))
     """
-    count, at_once = tiles[0] * tiles[1], together * MULTIPROCESSORS
-    most = min(MOST_ROUNDS * at_once // count, steps // LEAST_STEPS, WORKSPACE // result)
+    count, a_round = tiles[0] * tiles[1], together * MULTIPROCESSORS  # of blocks
+    most = min(MOST_ROUNDS * a_round // count, steps // LEAST_STEPS, WORKSPACE // result)
 
     def cost(number: int) -> float:
-        rounds, left = divmod(count * number, at_once)
+        rounds, left = divmod(count * number, a_round)
         last = (blocks_for(left, MULTIPROCESSORS) + 0.5) / (together + 0.5) if left else 0
         adding = 4 + (number + 1) * result / 1.75e6 if number > 1 else 0  # 2.5 TB/s
         return (rounds + last) * (blocks_for(steps, number) + 4) + adding

@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Any
 
-from ...backend import Array, Error, xp_of
+from ...backend import Array, Error, on_device, xp_of
 
 WORKSPACE = 32 << 20  # bytes, as NVIDIA advises for compute capability 9.0: it takes 4 MB elsewhere
 FILES = {"linux": "libcublas.so.{}", "win32": "cublas64_{}.dll"}
@@ -50,7 +50,7 @@ def product(a: Array, b: Array, out: Array, add: bool = False) -> Array:
     if m == 0 or n == 0:
         return out
     first, second = ctypes.c_float(1.0), ctypes.c_float(float(add))
-    with out.device:
+    with on_device(out):
         library, handle = _ready(xp_of(out))
         # cuBLAS thinks in columns. What it takes for a matrix is its transpose, so it is asked for
         # (a b)ᵀ = bᵀ aᵀ, and finds both of them where b and a are.

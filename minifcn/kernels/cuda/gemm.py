@@ -51,7 +51,7 @@ def conv2d(
     for tile in _tiles(len(x), height, width * kh * kw * C * x.itemsize):
         out = y[tile.images, tile.rows].reshape(-1, O)  # (n, rows, Wo, O) -> (n*rows*Wo, O)
         # The patches have no name, as they would keep it while the next ones are made.
-        product(_patches(x, tile, (kh, kw), width, *how), matrix, out)
+        product(patches(x, tile, (kh, kw), width, *how), matrix, out)
         if bias is not None:
             add_bias(out, bias, relu)
         elif relu:
@@ -75,7 +75,7 @@ def conv2d_weight(
     total = make((kernel[0] * kernel[1] * C, O), x.dtype)
     for number, tile in enumerate(_tiles(n, height, width * len(total) * x.itemsize)):
         pixels = g[tile.images, tile.rows].reshape(-1, O)  # (n, rows, Wo, O) -> (n*rows*Wo, O)
-        product(_patches(x, tile, kernel, width, *how).T, pixels, total, add=number > 0)
+        product(patches(x, tile, kernel, width, *how).T, pixels, total, add=number > 0)
     return total.reshape(*kernel, C, O).transpose(3, 2, 0, 1)  # (kh*kw*C, O) -> (O, C, kh, kw)
 
 
@@ -115,15 +115,6 @@ def conv_transpose2d(
         )
         del place  # before the next one is made
     return y
-
-
-def _patches(
-    x: Array, tile: Tile, kernel: Pair, width: int, stride: Pair, padding: Pair, dilation: Pair
-) -> Array:
-    """Return a tile of the im2col matrix of x (N, H, W, C): a view, if pixels are patches."""
-    if _single(kernel, stride, padding):
-        return x[tile.images, tile.rows].reshape(-1, x.shape[3])  # (n, rows, W, C) -> (n*rows*W, C)
-    return patches(x, tile, kernel, width, stride, padding, dilation)
 
 
 def _single(kernel: Pair, stride: Pair, padding: Pair) -> bool:

@@ -15,12 +15,12 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...backend import Array, Error, debugging, is_numpy, xp_of
+from ...backend import Array, Error, debugging, for_a_while, is_numpy, on_device, xp_of
 from .. import precision
 
 USUAL = 2  # calls with the same shapes that run as usual before one is recorded
@@ -100,7 +100,7 @@ class Recorded:
         if self.times <= USUAL:
             return self.function(*arrays)
         xp = xp_of(arrays[0])
-        with arrays[0].device:
+        with on_device(arrays[0]):
             if self.graph is None:
                 self._record(xp, arrays)
             for place, array in zip(self.inputs, arrays, strict=True):
@@ -153,14 +153,9 @@ def from_cpu(xp: Any, make: Callable[[], np.ndarray], like: np.ndarray) -> Array
     return place
 
 
-@contextlib.contextmanager
-def as_usual() -> Iterator[None]:
+def as_usual() -> contextlib.AbstractContextManager[None]:
     """Let calls in this thread run as usual: who looks at layers while they compute needs that."""
-    before, _state.usual = _state.usual, True
-    try:
-        yield
-    finally:
-        _state.usual = before
+    return for_a_while(_state, usual=True)
 
 
 def _wanted() -> bool:

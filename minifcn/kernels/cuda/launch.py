@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +19,7 @@ from ...backend import (
     gpu_of,
     is_array,
     is_numpy,
-    other_device,
+    on_device,
     xp_of,
 )
 
@@ -40,7 +39,6 @@ INTEGERS: dict[str, Any] = {"int": np.int32, "unsigned long long": np.uint64}
 POINTERS = {f"{kind}*": np.dtype(name) for kind, name in ARRAYS.items()}
 LIMITS = {kind: (np.iinfo(type).min, np.iinfo(type).max) for kind, type in INTEGERS.items()}
 LEAST, MOST = LIMITS["int"]
-_HERE = nullcontext()
 
 
 class KernelError(Error, RuntimeError):
@@ -126,7 +124,7 @@ def run(
         devices = " and ".join(sorted({device_of(array) for array in arrays}))
         raise KernelError(f"{kernel} got arrays on {devices}: use one GPU")
     xp = xp_of(first)
-    with other_device(first) or _HERE:
+    with on_device(first):
         function = _function(xp, number, kernel, tuple(constants.items()), shared)
         function(grid, (threads,), checked, shared_mem=shared)
         if debugging():

@@ -23,25 +23,15 @@ PARTS = 128  # blocks, at the most, that look at a weight
 MOST_BLOCKS = 256  # that multiply with a whole weight: enough to keep a GPU busy
 
 
-def fits(weight: tuple[int, ...], stride: Pair, dilation: Pair, groups: int) -> bool:
-    """Tell whether a weight of this shape may be bilinear: (C, C, k, k), and enlarges by a stride.
-
-    >>> fits((21, 21, 4, 4), (2, 2), (1, 1), 1), fits((21, 20, 4, 4), (2, 2), (1, 1), 1)
-    (True, False)
-    """
-    I, O, kh, kw = weight
-    return I == O and kh == kw and groups == 1 and dilation == (1, 1) and min(stride) > 1
-
-
 def conv_transpose2d(x: Array, weight: Array, stride: Pair, padding: Pair, size: Pair) -> Array:
-    """Return the transposed convolution of x (N, H, W, C) with a weight that `fits`."""
+    """Return the transposed convolution of x (N, H, W, C) with a weight (C, C, k, k)."""
     tent = tent_of(weight)
     y = upsample(x, tent, stride, padding, size)
     return _by_all("upsample_by_all", x, y, x, y, weight, tent, stride, padding)
 
 
 def conv2d(y: Array, weight: Array, stride: Pair, padding: Pair, size: Pair) -> Array:
-    """Return the convolution of y (N, Ho, Wo, C), to (N, *size, C), with a weight that `fits`."""
+    """Return the convolution of y (N, Ho, Wo, C), to (N, *size, C), with a weight (C, C, k, k)."""
     tent = tent_of(weight)
     x = downsample(y, tent, stride, padding, size)
     return _by_all("downsample_by_all", y, x, x, y, weight, tent, stride, padding)
