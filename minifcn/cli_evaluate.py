@@ -142,7 +142,7 @@ def evaluate(
                 folder.save(one.sample.name, one.labels)
             progress(one.number + 1, len(dataset))
     learnt = ranks.sum(learnt)
-    sum_up(totals, ranks)
+    sum_up(totals.values(), ranks)
     bands.sum_up(ranks)
     kept.gather(ranks)
     _check_counted(dataset, totals)

@@ -7,7 +7,7 @@ what the net makes of each. `evaluate` adds that up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -79,7 +79,7 @@ def evaluate(
         add_up(totals, one)
         if progress:
             progress(one.number + 1, len(dataset))
-    sum_up(totals, ranks)
+    sum_up(totals.values(), ranks)
     return totals
 
 
@@ -171,9 +171,9 @@ def add_up(totals: Mapping[str, ConfusionMatrix], one: Scored) -> None:
         totals[head].merge(matrix)
 
 
-def sum_up(totals: Mapping[str, ConfusionMatrix], ranks: Ranks) -> None:
-    """Let each rank have the counts of all, by head."""
-    for matrix in totals.values():
+def sum_up(matrices: Iterable[ConfusionMatrix], ranks: Ranks) -> None:
+    """Let each rank have the counts of all."""
+    for matrix in matrices:
         matrix.matrix = ranks.sum(matrix.matrix)
 
 
@@ -299,8 +299,8 @@ class Bands:
 
     def sum_up(self, ranks: Ranks) -> None:
         """Let each rank have the counts of all."""
-        for head in self.matrices:
-            sum_up({str(width): matrix for width, matrix in self.matrices[head].items()}, ranks)
+        for by_width in self.matrices.values():
+            sum_up(by_width.values(), ranks)
 
     def add(self, one: Scored) -> None:
         """Count the pixels of an image."""

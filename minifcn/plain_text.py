@@ -41,5 +41,4 @@ def one_line(text: str, longest: int = 300) -> str:
     >>> one_line("bad\nnews: " + 500 * "x", longest=20)
     'bad\\nnews: xxxxxxxxxx...'
     """
-    found = visible(text[: longest + 1])
-    return found if len(text) <= longest else f"{visible(text[:longest])}..."
+    return visible(text[:longest]) + "..." * (len(text) > longest)

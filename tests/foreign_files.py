@@ -1,4 +1,4 @@
-"""Small weight files as other programs write them, for the tests of the readers."""
+"""Small weight files as other programs write them, and one of ours, for tests of the readers."""
 
 import io
 import json
@@ -7,6 +7,8 @@ import struct
 import zipfile
 
 import numpy as np
+
+from minifcn import data, models, weights
 
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 
@@ -101,6 +103,21 @@ def torch_legacy(steps, storages=None, keys=None):
 def safetensors(header, content):
     head = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(head)) + head + content
+
+
+def safetensors_parts(whole):
+    """The bytes of the header of a safetensors file, and those of the numbers."""
+    end = 8 + int.from_bytes(whole[:8], "little")
+    return whole[8:end], whole[end:]
+
+
+def own_file(path, **facts):
+    """Write a net of ours, small enough that thousands can be built; return the bytes."""
+    net = models.fcn32s(3, "small", widths=(1, 1, 1, 1, 1), rng=np.random.default_rng(0))
+    shapes = data.shapes("val", length=1)
+    usual = {"classes": shapes.classes[:3], "palette": shapes.palette[:3]}
+    weights.save(net, path, **{**usual, "preprocessing": data.UNIT, **facts})
+    return path.read_bytes()
 
 
 def npy(array, **options):

@@ -26,7 +26,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from minifcn import data, models, runs, weights
+from minifcn import data, runs
 from minifcn.backend import Error
 from minifcn.cli import main
 from minifcn.data import mat
@@ -43,6 +43,7 @@ from minifcn.run_page import write_page
 from minifcn.weights.readers import hdf5
 from tests import hostile_files, layouts_folder, layouts_voc
 from tests.damage import ODD_TEXTS, damaged, damaged_text, damaged_value
+from tests.foreign_files import own_file, safetensors, safetensors_parts
 
 MEMORY = 3 << 30  # bytes of addresses
 PIXELS = 4_000_000  # of an image, in this test
@@ -276,13 +277,8 @@ def run_reader(folder):
 def weight_reader(folder):
     """Weight files of ours through the command line."""
     path = folder / "own.safetensors"
-    net = models.fcn32s(3, "small", widths=(1, 1, 1, 1, 1), rng=np.random.default_rng(0))
-    shapes = data.shapes("val", length=1)
-    facts = {"palette": shapes.palette[:3], "preprocessing": data.UNIT}
-    weights.save(net, path, classes=shapes.classes[:3], origin="a\x1b[2Jb", **facts)
-    content = path.read_bytes()
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
+    whole, numbers = safetensors_parts(own_file(path, origin="a\x1b[2Jb"))
+    header = json.loads(whole)
     Image.new("RGB", (40, 40)).save(folder / "a.png")
 
     def make(case):
@@ -293,8 +289,8 @@ def weight_reader(folder):
             told["__metadata__"][name] = json.dumps(damaged_value(value, case))
             head = json.dumps(told).encode()
         else:
-            head = damaged(content[8:end], case)
-        path.write_bytes(len(head).to_bytes(8, "little") + head + content[end:])
+            head = damaged(whole, case)
+        path.write_bytes(safetensors(head, numbers))
         if case % 2:
             return lambda: command("info", str(path), "--size", "40")
         return lambda: command(
@@ -308,22 +304,13 @@ def command_reader(folder):
     """Command lines with odd values, and commands on data sets with a damaged file."""
     spec = layouts_folder.make_folder(folder / "set")
     whole = list(hostile_files.images().values())
-    net = models.fcn32s(3, "small", widths=(1, 1, 1, 1, 1), rng=np.random.default_rng(0))
-    facts = {"palette": data.voc_palette(3), "preprocessing": data.UNIT}
     file = str(folder / "own.safetensors")
-    weights.save(net, file, classes=("sky", "road", "my car"), **facts)
+    own_file(Path(file), classes=("sky", "road", "my car"), palette=data.voc_palette(3))
     victim = folder / "set" / "images" / "b.jpg"
     label = folder / "set" / "labels" / "b.png"
     before = {path: path.read_bytes() for path in (victim, label)}
-    odd = [t for t in ODD_TEXTS if "\0" not in t] + [
-        "1",
-        "0",
-        "99999999",
-        "1e9",
-        "1x",
-        "8,9",
-        "nan",
-    ]
+    odd = [text for text in ODD_TEXTS if "\0" not in text]
+    odd += ["1", "0", "99999999", "1e9", "1x", "8,9", "nan"]
     options = {
         "info": ["--size", "--classes", "--backbone", "--width"],
         "train": [
@@ -386,13 +373,11 @@ def resume_reader(folder):
             else:
                 path.write_text(json.dumps(damaged_value(json.loads(path.read_text()), case)))
         else:
-            content = path.read_bytes()
-            end = 8 + int.from_bytes(content[:8], "little")
-            header = json.loads(content[8:end])
+            head, numbers = safetensors_parts(path.read_bytes())
+            header = json.loads(head)
             told, name = header["__metadata__"], ("state", "facts")[case % 2]
             told[name] = json.dumps(damaged_value(json.loads(told[name]), case))
-            head = json.dumps(header).encode()
-            content = len(head).to_bytes(8, "little") + head + content[end:-32]
+            content = safetensors(header, numbers[:-32])
             path.write_bytes(content + hashlib.sha256(content).digest())  # the seal is whole
         return lambda: command("train", "--resume", "--out", str(out))
 

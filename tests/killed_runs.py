@@ -23,19 +23,19 @@ from minifcn import files, run_log, snapshot
 from minifcn.weights import writing
 
 
-def die():
+def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def before_each(owner, name, count, then=die):
-    """Call ``then`` before the call number ``count`` of a function."""
+    """Call ``then``, with the same arguments, before the call number ``count`` of a function."""
     original, left = getattr(owner, name), count
 
     def counting(*arguments, **options):
         nonlocal left
         left -= 1
         if not left:
-            then()
+            then(*arguments)
         return original(*arguments, **options)
 
     setattr(owner, name, counting)
@@ -80,7 +80,7 @@ def while_removing(count):
         before_each(os, "unlink", 1)
         original(self, latest)
 
-    def armed():
+    def armed(*_):
         snapshot.Snapshots._remove_others = dying
 
     before_each(snapshot.Snapshots, "_remove_others", count, armed)
@@ -88,18 +88,13 @@ def while_removing(count):
 
 def in_a_line_of_the_log(count):
     """Die with half a line written."""
-    original, left = run_log.Log._write_first, count
 
-    def dying(self):
-        nonlocal left
-        left -= 1
-        if not left:
-            self.file.write('{"step": 1')
-            self.file.flush()
-            die()
-        original(self)
+    def dying(log):
+        log.file.write('{"step": 1')
+        log.file.flush()
+        die()
 
-    run_log.Log._write_first = dying
+    before_each(run_log.Log, "_write_first", count, dying)
 
 
 PLACES = {

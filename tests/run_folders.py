@@ -1,5 +1,6 @@
 """Run folders for tests: real ones of tiny nets, and ones with logs as long as one likes."""
 
+import hashlib
 import json
 import os
 import socket
@@ -23,6 +24,19 @@ def trained(out, stages=STAGES, val_set=VAL, **options):
     """Train tiny nets into a folder; options are those of `train.run`."""
     usual = {"options": {"widths": WIDTHS}, "eval_every": 2, "seed": 3}
     return train.run(stages, TRAIN, val_set, out, **usual | options)
+
+
+def outcome(out):
+    """Return all that a run leaves that must not depend on where it was stopped."""
+    weights = [f for f in out.glob("*/*.safetensors") if f.parent.name != "checkpoints"]
+    files = [*weights, out / "metrics.json"]
+    found = {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    for log in out.glob("*/log.jsonl"):
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        free = ("seconds", "wait", "memory")
+        kept = [line for line in lines if "event" not in line]
+        found[log.parent.name] = [{n: v for n, v in line.items() if n not in free} for line in kept]
+    return found
 
 
 def matrix(counts):

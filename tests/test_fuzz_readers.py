@@ -15,7 +15,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from minifcn import data, models, weights
+from minifcn import weights
 from minifcn.weights import WeightsError
 from minifcn.weights.foreign import open_foreign
 from minifcn.weights.readers import hdf5
@@ -24,8 +24,10 @@ from tests.foreign_files import (
     arrays,
     dictionary,
     npy,
+    own_file,
     pickled,
     safetensors,
+    safetensors_parts,
     tensor,
     text,
     torch_legacy,
@@ -174,15 +176,6 @@ BATCH = 100
 BATCH_TIME = 5.0  # seconds, many times what is usual
 
 
-def own_file(path):
-    """Write a net of ours, small enough that thousands can be built."""
-    net = models.fcn32s(3, "small", widths=(1, 1, 1, 1, 1), rng=np.random.default_rng(0))
-    shapes = data.shapes("val", length=1)
-    facts = {"palette": shapes.palette[:3], "preprocessing": data.UNIT}
-    weights.save(net, path, classes=shapes.classes[:3], **facts)
-    return path.read_bytes()
-
-
 def test_our_own_files(tmp_path):
     """What a file says of its net may be damaged as well: it must not be believed blindly."""
     path = tmp_path / "own.safetensors"
@@ -221,11 +214,9 @@ def test_our_own_files(tmp_path):
 )
 def test_a_net_that_is_larger_than_its_file_is_not_built(tmp_path, old, new):
     path = tmp_path / "own.safetensors"
-    content = own_file(path)
-    assert old in content
-    changed = content[8:].replace(old, new)
-    length = int.from_bytes(content[:8], "little") + len(changed) - len(content) + 8
-    path.write_bytes(length.to_bytes(8, "little") + changed)
+    head, numbers = safetensors_parts(own_file(path))
+    assert old in head
+    path.write_bytes(safetensors(head.replace(old, new), numbers))
     tracemalloc.start()
     with pytest.raises(WeightsError):
         weights.load(path)
@@ -237,15 +228,13 @@ def test_a_net_that_is_larger_than_its_file_is_not_built(tmp_path, old, new):
 def test_many_classes_need_a_file_that_has_them(tmp_path):
     """Upsampling takes a kernel for each pair of classes: 3000 names would ask for 147 GB."""
     path = tmp_path / "own.safetensors"
-    content = own_file(path)
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
+    head, numbers = safetensors_parts(own_file(path))
+    header = json.loads(head)
     told = header["__metadata__"]
     told["model"] = json.dumps(json.loads(told["model"]) | {"num_classes": 3000})
     told["classes"] = json.dumps([f"class {i}" for i in range(3000)])
     told["palette"] = json.dumps([[i % 256, i // 256, 0] for i in range(3000)])
-    written = json.dumps(header).encode()
-    path.write_bytes(len(written).to_bytes(8, "little") + written + content[end:])
+    path.write_bytes(safetensors(header, numbers))
     with pytest.raises(WeightsError, match="describes a net that is larger than the file"):
         weights.load(path)
 

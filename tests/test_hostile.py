@@ -1,6 +1,7 @@
 """What an attacker would try: bombs, names that lead elsewhere, names that are HTML or escapes."""
 
 import ast
+import contextlib
 import io
 import json
 import re
@@ -40,6 +41,7 @@ from minifcn.report import Example, Report, Row, write_report
 from minifcn.terminal import Shielded
 from minifcn.weights import Loaded, WeightsError
 from tests import hostile_files
+from tests.foreign_files import safetensors, safetensors_parts
 
 PACKAGE = Path(minifcn.__file__).parent
 LABEL = np.array([[0, 1], [1, 0]], np.uint8)
@@ -123,6 +125,15 @@ def test_the_limit_of_the_program_around_is_left_alone(tmp_path):
     for each in readers:
         each.join()
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_limit_that_another_thread_sets_meanwhile(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(BOMBS["a png of 4 billion pixels"])
+    module = sys.modules[read_size.__module__]
+    monkeypatch.setattr(module, "_pillow_limit", lambda pixels: contextlib.nullcontext())
+    with pytest.raises(DataError, match=r"a\.png: cannot be read: Image size \(4225000000 pix"):
+        read_size(path)
 
 
 def test_matlab_files(tmp_path, monkeypatch):
@@ -364,15 +375,13 @@ def test_heads_of_a_weight_file_become_names_of_files(tmp_path):
     path = tmp_path / "own.safetensors"
     facts = {"classes": "abcd", "palette": data.voc_palette(4), "preprocessing": data.UNIT}
     weights.save(net, path, **facts)
-    content = path.read_bytes()
-    end = 8 + int.from_bytes(content[:8], "little")
+    whole, numbers = safetensors_parts(path.read_bytes())
     for head in ("../../geo", "/geo", "", ESCAPE):
-        header = json.loads(content[8:end])
+        header = json.loads(whole)
         told = json.loads(header["__metadata__"]["model"])
         told["num_classes"] = {"sem": 2, head: 2}
         header["__metadata__"]["model"] = json.dumps(told)
-        written = json.dumps(header).encode()
-        path.write_bytes(len(written).to_bytes(8, "little") + written + content[end:])
+        path.write_bytes(safetensors(header, numbers))
         with pytest.raises(WeightsError, match="damaged header: "):
             weights.load(path)
     with pytest.raises(UnsafeNameError):

@@ -4,7 +4,6 @@ Whatever happens, what comes out is bit for bit that of the run that nobody kill
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -17,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+import run_folders
 from killed_runs import PLACES
 from layouts_folder import make_folder
 from small_disk import fill, small_disk
@@ -77,15 +77,9 @@ def never_killed(runs, tmp_path_factory):
 
 
 def outcome(out):
-    """Return all that a run leaves that must not depend on where it was killed."""
-    files = [*out.glob("fcn*/*.safetensors"), out / "metrics.json"]
-    found = {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-    assert len(found) == 5
-    for log in out.glob("*/log.jsonl"):
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        free = ("seconds", "wait", "memory")
-        kept = [line for line in lines if "event" not in line]
-        found[log.parent.name] = [{n: v for n, v in line.items() if n not in free} for line in kept]
+    """Return what must be the same however often a run was killed; all of it must be there."""
+    found = run_folders.outcome(out)
+    assert len([name for name in found if "." in name]) == 5  # files; the others are logs
     return found
 
 
@@ -155,22 +149,16 @@ def test_the_command_itself_killed_and_asked_to_stop(never_killed, tmp_path, rec
             last = told.splitlines()[-1]
             assert last.startswith("minifcn: stopped: all until step ")
             assert last.endswith(f"is saved; minifcn train --out {out} --resume goes on from there")
-    end = subprocess.run(
-        [sys.executable, "-m", "minifcn", "train", "--out", out, "--resume"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "going on after step" in end.stderr
+    assert "going on after step" in resumed(out)
     assert outcome(out) == expected
     record_count("runs killed with SIGKILL at a random moment", kills)
-    again = subprocess.run(
-        [sys.executable, "-m", "minifcn", "train", "--out", out, "--resume"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "is finished" in again.stderr
+    assert "is finished" in resumed(out)
+
+
+def resumed(out):
+    """Go on with a run to its end; return what is said meanwhile."""
+    command = [sys.executable, "-m", "minifcn", "train", "--out", out, "--resume"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
 def newest(out):

@@ -260,6 +260,16 @@ def lines(run, stage):
     return [line.get("loss", line.get("matrix")) for line in told if {"loss", "matrix"} & set(line)]
 
 
+def sent_to_rank_1(number, process, out, after):
+    """Send a signal once the checkpoint of a step is there; return the rest of what is printed."""
+    victim = int(re.search(r"rank 1 is (\d+) on", process.stdout.readline())[1])
+    while not list(out.glob(f"checkpoints/fcn32s-{after:08}*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(victim, number)
+    return process.communicate(timeout=60)[0]
+
+
 @pytest.mark.oracle
 def test_a_run_of_two_is_that_of_one_and_goes_on_after_one_was_killed(
     start, run, one, data, tmp_path
@@ -279,13 +289,7 @@ def test_a_run_of_two_is_that_of_one_and_goes_on_after_one_was_killed(
 
     broken = tmp_path / "broken"
     process = start(2, *call, broken)
-    told = process.stdout.readline()
-    victim = int(re.search(r"rank 1 is (\d+) on", told)[1])
-    while not list(broken.glob("checkpoints/fcn32s-00000002*")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(victim, signal.SIGKILL)
-    text, _ = process.communicate(timeout=60)
+    text = sent_to_rank_1(signal.SIGKILL, process, broken, after=2)
     assert process.returncode != 0, text  # MPI's launcher names the process, most times
     left = max(broken.glob("checkpoints/*"))
     assert load_snapshot(left).state["done"] >= 2
@@ -313,12 +317,7 @@ def test_a_run_of_two_is_that_of_one_and_goes_on_after_one_was_killed(
 def test_a_signal_to_one_rank_stops_all_and_all_is_saved(start, data, tmp_path):
     call = *RUN, f"folder:{data}", "--out", tmp_path / "run", "--steps", "1000,1000"
     process = start(2, *call)
-    victim = int(re.search(r"rank 1 is (\d+) on", process.stdout.readline())[1])
-    while not list(tmp_path.glob("run/checkpoints/fcn32s-00000001*")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(victim, signal.SIGTERM)
-    text, _ = process.communicate(timeout=60)
+    text = sent_to_rank_1(signal.SIGTERM, process, tmp_path / "run", after=1)
     assert process.returncode == 128 + signal.SIGTERM
     told = r"all until step (\d+) is saved; mpiexec -n 2 minifcn train --out \S+ --resume goes on"
     step = int(re.search(told, text)[1])

@@ -1,8 +1,6 @@
 """Going on with a run: bit for bit as if it had never stopped, wherever it was stopped."""
 
 import errno
-import hashlib
-import json
 import shutil
 import signal
 import threading
@@ -10,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from run_folders import outcome
 from small_disk import fill, small_disk
 
 from minifcn import data, models, snapshot, train, weights
@@ -117,18 +116,6 @@ def run(out, case="several batches in a step", **options):
     stages, more = CASES[case]
     given = {"train_set": TRAIN, "val_set": VAL, "eval_every": 2, "save_every": 1, **TINY, **more}
     return train.run(options.pop("stages", stages), out=out, **{**given, **options})
-
-
-def outcome(out):
-    """Return all that a run leaves that must not depend on where it was stopped."""
-    files = [*out.glob("*/best.safetensors"), *out.glob("*/last.safetensors"), out / "metrics.json"]
-    found = {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-    for log in out.glob("*/log.jsonl"):
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        free = ("seconds", "wait", "memory")
-        kept = [line for line in lines if "event" not in line]
-        found[log.parent.name] = [{n: v for n, v in line.items() if n not in free} for line in kept]
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from minifcn.plain_text import one_line
 
 # What Pillow raises for files that are damaged in one way or another.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# What it raises for more pixels than its own limit, which is one for all threads.
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # Formats of pixels. Pillow knows others, but some of them make it start programs (EPS).
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 MOST_PIXELS = 250_000_000  # of an image; the bytes of a photograph say nothing of its size
@@ -336,7 +338,7 @@ def _open(path: str | Path) -> Image.Image:
         size = Path(path).stat().st_size
         known = f"{size} bytes of no known image format ({', '.join(_formats())})"
         raise DataError(f"{path}: not an image: {known if size else 'the file is empty'}") from None
-    except BROKEN as error:
+    except (*BROKEN, *BOMBS) as error:  # the second while another thread has set a limit
         raise DataError(f"{path}: cannot be read: {_told(error)}") from None
     if picture.width * picture.height > limit:
         picture.close()
@@ -353,7 +355,7 @@ def _load(picture: Image.Image, path: str | Path) -> None:
     try:
         with _pillow_limit(most_pixels()):  # of tiles and frames, whose sizes are others
             picture.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except BOMBS as error:
         raise DataError(f"{path}: image file is damaged: {_told(error)}") from None
     except BROKEN as error:
         raise DataError(f"{path}: image file is damaged or cut short: {_told(error)}") from None

@@ -37,22 +37,20 @@ def one_voice() -> Iterator[None]:
             yield
     except SystemExit as end:  # all ranks agreed to stop, unless a command was never begun
         if end.code and told.number > 1 and not join.cache_info().currsize:
-            _let_rank_0_speak(told.rank)
             if told.rank:
+                _let_rank_0_speak()
                 print(f"minifcn: rank {told.rank} cannot use its arguments", file=sys.stderr)
             leave(int(end.code))
         raise
     except Exception:
         if told.rank:
-            _let_rank_0_speak(told.rank)
+            _let_rank_0_speak()
             print(f"minifcn: rank {told.rank} of {told.number} ends all:", file=sys.stderr)
         raise
 
 
-def _let_rank_0_speak(rank: int) -> None:
+def _let_rank_0_speak() -> None:
     """Give rank 0 the time to end all ranks, if it has the same error; for that all must meet."""
-    if rank == 0:
-        return
     if _mpi() is None:
         sys.exit(2)  # as rank 0 does
     time.sleep(GRACE)
