@@ -78,10 +78,10 @@ def training(work: str, images: int, ranks: parallel.Ranks) -> tuple[Training, B
     return Training(net, Loader(shapes("train"), images), recipe, ranks=ranks), batch
 
 
-def timed(work: str, images: int, gbits: float, size: int) -> dict[str, Any]:
+def timed(work: str, images: int, through: str, size: int) -> dict[str, Any]:
     """Return the times of some steps, and how long each waited for sums."""
     ranks = parallel.join()
-    network = next((n for n in NETWORKS if n.name == f"{gbits:g} Gb/s"), None)
+    network = next((each for each in NETWORKS if each.name == through), None)
     if network:
         ranks._start_sum = partial(slow_sum, ranks, network)  # type: ignore[attr-defined]
     buckets.Buckets.__init__.__defaults__ = (size,)  # type: ignore[attr-defined]
@@ -167,7 +167,7 @@ def measured() -> None:
         alone = 0.0
         for number in (1, 2, 4) if work == SMALL else (1, 2):
             images = per * number if kind == "weak" else per
-            found = started(number, "timed", work, images, 0, buckets.BYTES)
+            found = started(number, "timed", work, images, "", buckets.BYTES)
             best = min(found["times"])
             alone = alone or best
             ideal = alone if kind == "weak" else alone / number
@@ -186,8 +186,7 @@ def emulated() -> None:
     for work, images, sizes in ((SMALL, 16, small), (VGG, 2, large)):
         for network in NETWORKS[:2]:
             for size in (*sizes, end):
-                gbits = float(network.name.split()[0])
-                found = started(2, "timed", work, images, gbits, size)
+                found = started(2, "timed", work, images, network.name, size)
                 told = "all at the end" if size == end else f"{size / 2**20:g} MB"
                 best = min(range(len(found["times"])), key=found["times"].__getitem__)
                 times = (found[name][best] * 1e3 for name in ("times", "waits"))

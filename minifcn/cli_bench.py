@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import CommandError, complain
+from .options import check_file, complain
 
 EXAMPLES = (
     "Examples: [cyan]minifcn bench --list[/], [cyan]minifcn bench small128[/], "
@@ -69,9 +69,7 @@ def bench(
         print_table(table.list_works())
         print_table(table.list_peers())
         return
-    if out and (out.is_dir() or not out.parent.is_dir()):
-        problem = "is a folder" if out.is_dir() else f"there is no folder {out.parent}"
-        raise CommandError(f"--out {out}: {problem}; name a file in a folder that exists")
+    check_file("--out", out)
     names = list(works or DEFAULT_WORKS)
     find(names)  # an unknown one is better known now
     peers = _names(against)

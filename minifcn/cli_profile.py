@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_info import facts_and_net
-from .options import CommandError, Device, Precision, check_precision, height_and_width
+from .options import Device, Precision, check_file, check_precision, height_and_width
 
 if TYPE_CHECKING:
     from .memory import Memory
@@ -89,14 +89,14 @@ def profile(
 
     check_precision(precision, device)
     for option, path in (("--trace", trace), ("--json", out)):
-        _check_place(option, path)
+        check_file(option, path)
     if subject is None and backbone is None and width is None:
         backbone = "small"
     pixels = None if size is None else height_and_width(size)
     _, plan = facts_and_net(subject or "fcn8s", backbone, classes, width, pixels)
     pixels = pixels or default_size(plan)
     layer_table(plan, *pixels)  # the size may not fit
-    found, told = _measured(plan, subject, pixels, batch, forward, steps, device)
+    found, text, numbers = _measured(plan, subject, pixels, batch, forward, steps, device)
     what = "forward pass" if forward else "training step"
     images = f"{batch} image{'s' * (batch != 1)} of {pixels[0]} x {pixels[1]} pixels"
     net = " on ".join(str(plan.config[key]) for key in ("model", "backbone") if key in plan.config)
@@ -105,21 +105,14 @@ def profile(
     print(LEGEND.format(steps=f"{steps} steps" if steps > 1 else "one step"))
     if device != "cpu":
         print(WAITING)
-    print(told["text"])
+    print(text)
     if trace:
         found.trace(trace)
         print(f"The trace is in {trace}: open it in ui.perfetto.dev or chrome://tracing.")
     if out:
         facts = {"model": plan.config, "size": pixels, "batch": batch, "forward": forward}
-        _write(out, facts | {"device": device, "steps": steps} | told, found)
+        _write(out, facts | {"device": device, "steps": steps} | numbers, found)
         print(f"All numbers are in {out}.")
-
-
-def _check_place(option: str, path: Path | None) -> None:
-    """Refuse a file that cannot be written, before anything is measured."""
-    if path and (path.is_dir() or not path.parent.is_dir()):
-        problem = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise CommandError(f"{option} {path}: {problem}; name a file in a folder that exists")
 
 
 def _measured(
@@ -130,8 +123,8 @@ def _measured(
     forward: bool,
     steps: int,
     device: str,
-) -> tuple[Profile, dict[str, Any]]:
-    """Make the net and its steps; return what was found, and times and memory to be told."""
+) -> tuple[Profile, str, dict[str, Any]]:
+    """Make the net and its steps; return what was found, and what `_told` says of it."""
     import numpy as np
 
     from . import memory, models, weights
@@ -141,14 +134,13 @@ def _measured(
     from .progress import show_progress
 
     need = (memory.inference if forward else memory.training)(plan, *pixels, images)
-    before, config = resident() if device == "cpu" else 0, plan.config
-    del plan
+    before = resident() if device == "cpu" else 0
     if subject is not None and Path(subject).is_file():
         net = weights.load(subject).model
     else:
-        net = models.build(**config, rng=np.random.default_rng(0))
+        net = models.build(**plan.config, rng=np.random.default_rng(0))
     step = (forward_pass if forward else training_step)(net.to(device), *pixels, images)
-    plain, done = [], 0
+    done = 0
     with show_progress("steps") as progress:
 
         def make() -> float:
@@ -164,11 +156,13 @@ def _measured(
         with profiling(net, steps) as found:
             for _ in range(steps):
                 make()
-    return found, _told(plain, found, need, before)
+    return found, *_told(plain, found, need, before)
 
 
-def _told(plain: list[float], found: Profile, need: Memory, before: int) -> dict[str, Any]:
-    """Return times and memory, with a text that tells them."""
+def _told(
+    plain: list[float], found: Profile, need: Memory, before: int
+) -> tuple[str, dict[str, Any]]:
+    """Return a text about times and memory, and the numbers by name."""
     usual, watched = statistics.median(plain), found.seconds / found.steps
     text = (
         f"Without looking on, a step took {1000 * usual:,.1f} ms (median); "
@@ -177,8 +171,7 @@ def _told(plain: list[float], found: Profile, need: Memory, before: int) -> dict
     peak = found.peak - before if found.peak else None
     measured = "" if peak is None else f"{peak / MB:,.0f} MB at the most, "
     text += f"Memory: {measured}{need.total / MB:,.0f} MB as predicted (minifcn.memory)."
-    return {
-        "text": text,
+    return text, {
         "seconds": {"plain": plain, "profiled": watched},
         "memory": {"measured": peak, "predicted": need.total},
     }
@@ -190,7 +183,6 @@ def _write(path: Path, facts: dict[str, Any], found: Profile) -> None:
     from .files import replacing
     from .kernels.threads import num_threads
 
-    del facts["text"]
     rows = [row._asdict() | {"gflops": row.gflops} for row in found.rows]
     content = {"machine": machine(num_threads())} | facts
     content |= {"total": found.seconds, "other": found.other, "rows": rows}

@@ -98,11 +98,14 @@ def _read_all(folders: list[Path]) -> tuple[list[Run], int]:
     from .runs import RunError, find, read
 
     found, damaged = [], 0
+    places: dict[Path, None] = {}
     for folder in folders:
-        if not find([folder]) and folder != Path():
+        inside = find([folder])
+        if not inside and folder != Path():
             what = "there is no run in it" if folder.is_dir() else "there is no such folder"
             complain(f"warning: {folder}: {what}")
-    for path in find(folders):
+        places |= dict.fromkeys(inside)
+    for path in places:
         try:
             found.append(read(path))
         except (Error, OSError) as error:

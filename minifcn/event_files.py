@@ -22,7 +22,7 @@ from PIL import Image
 from .backend import Error
 from .files import why_not_written
 from .metrics import ConfusionMatrix
-from .runs import WATCH, Run
+from .runs import WATCH, Run, picture_name
 from .step import Step
 
 FLUSH = 60.0  # seconds after which what was written is brought to the disk
@@ -124,7 +124,7 @@ class EventFiles:
                 classes = run.shown.heads[head].classes if run.shown else ()
                 for name, value in zip(classes, matrix.iu(), strict=False):
                     self._scalar(f"{begin}IU/{name}", float(value), step)
-            for path in sorted((run.folder / WATCH).glob(f"{self.stage}-{step:08}-*.png")):
+            for path in sorted((run.folder / WATCH).glob(picture_name(self.stage, step))):
                 _, _, number, head_number = path.stem.split("-")
                 name = run.shown.samples[int(number)] if run.shown else number
                 with Image.open(path) as picture:

@@ -114,6 +114,7 @@ class Training:
         on_nan: OnNaN = "stop",
     ) -> None:
         self.model, self.loader, self.recipe = model.to(device).train(), loader, recipe
+        self.layers = list(self.model.named_modules())  # once: to look for them is slow
         self.device, self.loss, self.ranks = device, loss, ranks
         self.done, self.whole, self.in_a_row = 0, True, 0
         self.on_nan = on_nan
@@ -380,7 +381,7 @@ class Training:
 
     def _generators(self) -> Iterator[tuple[str, np.random.Generator]]:
         """Yield the random generators that layers draw from, by the layers' names."""
-        for name, module in self.model.named_modules():
+        for name, module in self.layers:
             for value in vars(module).values():
                 if isinstance(value, np.random.Generator):
                     yield name, value

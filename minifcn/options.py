@@ -182,6 +182,16 @@ def check_new(path: Path, overwrite: bool) -> None:
         raise CommandError(f"{path} exists: choose another name, or replace it with --overwrite")
 
 
+def check_file(option: str, path: Path | None) -> None:
+    """Refuse a file that an option names and that cannot be written, before the work begins.
+
+    >>> check_file("--out", Path("found.json"))
+    """
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        problem = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise CommandError(f"{option} {path}: {problem}; name a file in a folder that exists")
+
+
 def height_and_width(text: str) -> tuple[int, int]:
     """Return the two numbers of ``--size``.
 

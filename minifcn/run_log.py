@@ -28,9 +28,9 @@ from .curve import Curve
 from .data.images import replace_file
 from .json_file import parse_json
 from .metrics import ConfusionMatrix
+from .report import METRICS
 from .step import Step
 
-METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "fw_iu")
 STEP_NUMBERS = ("loss", "lr", "seconds", "wait", "images", "memory")
 EVENTS = 50  # of which the texts are kept
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from string import Template
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from .report import METRICS, file_uri, legend_list, page, percent
 from .run_curves import class_curves, loss_chart, metric_charts, other_charts, speed
 from .run_log import StageLog
 from .run_tables import class_tables, confusion_tables, layer_table, metric_table, settings
-from .runs import Run, steps_of
+from .runs import Run, picture_name, steps_of
 
 RELOAD = 30  # seconds between two looks of the browser
 
@@ -45,11 +44,8 @@ def write_page(path: str | Path, run: Run, now: datetime | None = None) -> None:
     """
     running = run.state.name == runs.RUNNING
     reload = f'<meta http-equiv="refresh" content="{RELOAD}">\n' if running else ""
-    body = BODY.substitute(
-        head=_head(run, now or datetime.now()),
-        cards=_cards(run),
-        parts="".join(f"<section>{part}</section>\n" for part in _parts(run) if part),
-    )
+    body = _head(run, now or datetime.now()) + _cards(run)
+    body += "".join(f"<section>{part}</section>\n" for part in _parts(run) if part)
     replace_file(path, page(f"Run {run.name}", body, STYLE + LOOKS, reload).encode())
 
 
@@ -66,11 +62,7 @@ def _head(run: Run, now: datetime) -> str:
         )
     if state.name == runs.RUNNING and np.isfinite(run.left):
         where += f", about {duration(run.left)} left"
-    where += (
-        f"; {duration(run.seconds)} so far"
-        if run.done < run.steps
-        else (f"; {duration(run.seconds)} in all")
-    )
+    where += f"; {duration(run.seconds)} {'so far' if run.done < run.steps else 'in all'}"
     reason = f'<p class="reason">{told(state.reason)}</p>\n' if state.reason else ""
     written = f"Written {now:%Y-%m-%d %H:%M:%S}." + (
         f" While the run goes, this page is loaded again every {RELOAD} seconds."
@@ -98,7 +90,7 @@ def _cards(run: Run) -> str:
     _, rate = speed(run)
     if len(rate):
         cards.append((f"{rate[-1]:.3g}", "images per second"))
-    log = next(reversed(run.stages.values()), None)
+    log = run.latest
     if log and len(log.curves["wait"]):
         waited = log.curves["wait"].points().sums.sum()
         share = waited / max(1e-9, log.curves["time"].points().sums.sum())
@@ -166,7 +158,7 @@ def pictures(run: Run) -> str:
         for number, sample in enumerate(run.shown.samples):
             files = [("image", f"{number}-image.jpg"), ("truth", f"{number}-truth-{head}.png")]
             files += [
-                (f"{stage}, {step:,}", f"{stage}-{step:08}-{number}-{head}.png")
+                (f"{stage}, {step:,}", picture_name(stage, step, number, head))
                 for stage, step in taken
             ]
             figures = "".join(_picture(folder / file, sample, title) for title, file in files)
@@ -218,8 +210,6 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
-
-BODY = Template("""$head$cards$parts""")
 
 LOOKS = """
 h1, p, li, dt, figcaption { overflow-wrap: anywhere; }

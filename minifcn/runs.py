@@ -96,9 +96,14 @@ class Run:
         return sum(log.seconds for log in self.stages.values())
 
     @property
+    def latest(self) -> StageLog | None:
+        """The log of the stage that was begun last."""
+        return next(reversed(self.stages.values()), None)
+
+    @property
     def left(self) -> float:
         """Seconds that the other steps will take, if they are as long as those of this stage."""
-        log = next(reversed(self.stages.values()), None)
+        log = self.latest
         if log is None or not log.step:
             return float("nan")
         return (self.steps - self.done) * log.seconds / log.step
@@ -111,8 +116,7 @@ class Run:
     @property
     def loss(self) -> float:
         """The loss of the last step."""
-        log = next(reversed(self.stages.values()), None)
-        return log.curves["loss"].last if log else float("nan")
+        return self.latest.curves["loss"].last if self.latest else float("nan")
 
 
 def read(folder: str | Path, stages: Iterable[str] | None = None) -> Run:
@@ -227,6 +231,15 @@ def _flat(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
 def _plain(numbers: Mapping[str, float]) -> dict[str, float | None]:
     """Return numbers for JSON, which has no NaN."""
     return {name: n if np.isfinite(n) else None for name, n in numbers.items()}
+
+
+def picture_name(stage: str, step: int, number: int | str = "*", head: int | str = "*") -> str:
+    """Return what the picture of a net's answer is called; without its number, a pattern for all.
+
+    >>> picture_name("fcn32s", 400, 0, 0), picture_name("fcn32s", 400)
+    ('fcn32s-00000400-0-0.png', 'fcn32s-00000400-*-*.png')
+    """
+    return f"{stage}-{step:08}-{number}-{head}.png"
 
 
 def steps_of(folder: Path, stage: str) -> set[int]:

@@ -248,15 +248,14 @@ class Watch(NoWatch):
         traceback: TracebackType | None,
     ) -> None:
         """Note how the run ended, and write the last report."""
-        if kind is None and self.run.state.name == runs.RUNNING:
-            self._tell(runs.State(runs.FINISHED, self.stage))
-        elif error is not None and self.run.state.name == runs.RUNNING:
-            by_hand = isinstance(error, KeyboardInterrupt | SystemExit)
-            reason = str(error) if isinstance(error, Error) else f"{type(error).__name__}: {error}"
-            if by_hand:
+        if self.run.state.name == runs.RUNNING:
+            if error is None:
+                self._tell(runs.State(runs.FINISHED, self.stage))
+            elif isinstance(error, KeyboardInterrupt | SystemExit):
                 self.stopped(str(error) or "interrupted")
             else:
-                self._tell(runs.State(runs.FAILED, self.stage, reason))
+                named = "" if isinstance(error, Error) else f"{type(error).__name__}: "
+                self._tell(runs.State(runs.FAILED, self.stage, f"{named}{error}"))
         self._close()
         self.refresh()
 

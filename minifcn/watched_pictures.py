@@ -17,7 +17,7 @@ from .data.images import replace_file
 from .evaluation import score_images
 from .nn import Module
 from .report import image_file
-from .runs import WATCH, Shown, steps_of, write_shown
+from .runs import WATCH, Shown, picture_name, steps_of, write_shown
 from .sample_pictures import first_picture
 from .viz import colour_label
 
@@ -82,13 +82,13 @@ class WatchedPictures:
         """Write what a net says now; of each stage the first and the latest pictures are kept."""
         for scored in score_images(model, self.chosen, self.preprocessing, self.device):
             for head, label in enumerate(scored.labels.values()):
-                self._write_label(f"{stage}-{step:08}-{scored.number}-{head}.png", label, head)
+                self._write_label(picture_name(stage, step, scored.number, head), label, head)
         for between in sorted(steps_of(self.folder, stage))[1:-1]:
             self.remove(stage, between)
 
     def remove(self, stage: str, step: int) -> None:
         """Remove the pictures of a step."""
-        for path in self.folder.glob(f"{stage}-{step:08}-*.png"):
+        for path in self.folder.glob(picture_name(stage, step)):
             path.unlink()
 
     def cut(self, stage: str, at: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._version import __version__
-from ..about import blas_warning
+from ..about import blas_warning, processor
 from ..backend import DeviceError, device_number
 from . import gpu, measure
 from .load import disturbed, wait_for_quiet
@@ -34,7 +34,7 @@ def facts(threads: int) -> dict[str, Any]:
     ['processor', 'processors', 'threads', 'system']
     """
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "processors": os.cpu_count(),
         "threads": threads,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -61,15 +61,6 @@ def version_of(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # found, but not installed: a folder beside this one
         return "of unknown version"
-
-
-def _processor() -> str:
-    """Return the processor's name, as Linux tells it; elsewhere what Python knows."""
-    path = Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
 
 
 def warnings() -> list[str]:

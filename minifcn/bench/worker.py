@@ -17,7 +17,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ import threadpoolctl
 
 from .._version import __version__
 from ..kernels.heap import keep_freed_memory
+from ..process_memory import forget_most, most_resident, resident
 from . import gpu, ours, peers, torch_peer
 from .inputs import sample
 from .load import Others
@@ -68,14 +68,14 @@ def build(
     Returns, for each task, what it has to compute at least, and numbers from its first results.
     """
     drop(side)
-    _memory["before"] = _status("VmRSS")
+    _memory["before"] = resident()
     if how.get("device", "cpu") != "cpu":
         _gpus[side] = gpu.LIBRARIES[peer](how["precision"])
     computing = _gpus[side].computing() if side in _gpus else nullcontext()
     with computing:
         tasks = _built[side] = BUILDERS[peer][kind](settings, how)
         gc.collect()
-        _memory["reset"] = _forget_peak()
+        _memory["reset"] = forget_most()
         checks = {name: [sample(task.run()) for _ in range(calls)] for name, task in tasks.items()}
     if side in _gpus:
         _gpus[side].release()  # others are built next
@@ -122,7 +122,7 @@ def memory(side: str = "", task: str = "") -> Answer:
     """
     if side in _gpus:
         return gpu.memory(_gpus[side], _built[side][task].run)
-    return {**_memory, "peak": _status("VmHWM")}
+    return {**_memory, "peak": most_resident()}
 
 
 def drop(side: str) -> Answer:
@@ -152,24 +152,6 @@ def _blas() -> list[Answer]:
     keys = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
     found = (lib for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas")
     return [{key: lib.get(key) for key in keys} for lib in found]
-
-
-def _status(name: str) -> int:
-    """Return a number of /proc/self/status in bytes; 0 where there is none."""
-    path = Path("/proc/self/status")
-    for line in path.read_text().splitlines() if path.exists() else ():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _forget_peak() -> bool:
-    """Make the system count the peak of memory from now on; tell whether it does."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or not allowed
-        return False
-    return True
 
 
 ACTIONS: dict[str, Callable[..., Answer]] = {

@@ -16,6 +16,7 @@ from ..optim import SGD
 from ..pretrain import classification_loss
 
 RATE, MOMENTUM, DECAY = 1e-5, 0.9, 5e-4  # so small a rate that nothing can become infinite
+ADVICE = "fewer or smaller images: a lower --batch or --size"  # where memory does not suffice
 
 
 def training_step(net: Net, height: int, width: int, images: int) -> Callable[[], None]:
@@ -37,7 +38,7 @@ def training_step(net: Net, height: int, width: int, images: int) -> Callable[[]
     optimizer = SGD(net.parameters(), RATE, MOMENTUM, DECAY)
 
     def step() -> None:
-        with naming_layers(net, "fewer or smaller images: a lower --batch or --size"):
+        with naming_layers(net, ADVICE):
             loss = _loss(net(x), labels)  # nobody else holds the scores
             optimizer.zero_grad()
             loss.backward()
@@ -62,7 +63,7 @@ def forward_pass(net: Net, height: int, width: int, images: int) -> Callable[[],
     x, _ = batch(net.eval(), height, width, images)
 
     def step() -> None:
-        with no_grad(), naming_layers(net, "fewer or smaller images: a lower --batch or --size"):
+        with no_grad(), naming_layers(net, ADVICE):
             net(x)
 
     return step
