@@ -10,18 +10,14 @@ import json
 import sys
 from pathlib import Path
 
+from minifcn.metrics import METRICS
+
 ROWS = {
     "baseline_commonest": "commonest class everywhere",
     "baseline_colour": "look-up of each pixel's colour",
     "fcn32s": "FCN-32s",
     "fcn16s": "FCN-16s",
     "fcn8s": "FCN-8s",
-}
-METRICS = {
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "mean_iu": "mean IU",
-    "fw_iu": "f.w. IU",
 }
 
 

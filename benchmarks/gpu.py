@@ -33,9 +33,9 @@ from minifcn.bench.runner import Settings
 from minifcn.bench.terminal import Terminal
 from minifcn.flow import planned
 from minifcn.gradcheck import relative_error
+from minifcn.json_file import write_json
 from minifcn.kernels.precision import use_precision
 from minifcn.progress import new_table, print_table
-from minifcn.train import write_json
 
 # What NVIDIA's data sheet promises of an H100 SXM: GFLOP/s without sparsity, and GB/s.
 H100 = {"fp32": 67e3, "tf32": 495e3, "bf16": 990e3}

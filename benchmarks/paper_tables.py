@@ -28,7 +28,7 @@ from minifcn.backend import Error
 from minifcn.bench import machine as computer
 from minifcn.kernels.heap import keep_freed_memory
 from minifcn.kernels.threads import num_threads
-from minifcn.progress import TerminalObserver, duration
+from minifcn.progress import TerminalObserver, as_clock
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "paper_tables.json"
@@ -94,7 +94,7 @@ def run(workshop: Workshop, jobs: list[Job]) -> None:
         # Asked anew each time: what is finished changes if something that it needs has changed.
         if workshop.finished(job):
             continue
-        past = duration(time.perf_counter() - begin)
+        past = as_clock(time.perf_counter() - begin)
         print(f"\n[{number} of {len(jobs)}, after {past}] {job.key}", flush=True)
         start = time.perf_counter()
         result = workshop.do(job)

@@ -182,11 +182,12 @@ class Primitive:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Apply the array function; record a node if some tensor requires a gradient."""
-        bound = self.defaults | dict(zip(self.names, args, strict=False)) | kwargs
-        if len(args) > len(self.names) or len(bound) != len(self.names):
+        arrays = self.defaults | dict(zip(self.names, args, strict=False)) | kwargs
+        if len(args) > len(self.names) or len(arrays) != len(self.names):
             inspect.signature(self.function).bind(*args, **kwargs)  # raises Python's own message
-        tensors = {name: value for name, value in bound.items() if isinstance(value, Tensor)}
-        arrays = bound | {name: tensor.data for name, tensor in tensors.items()}
+        tensors = {name: value for name, value in arrays.items() if isinstance(value, Tensor)}
+        for name, tensor in tensors.items():
+            arrays[name] = tensor.data
         given = {n: arrays[n] for n in self.names if is_array(arrays[n])}
         with backend.check_one_kind(self.name, given, bool(tensors) and _mode.debug) as checked:
             output = checked(self.function(**arrays))
@@ -211,13 +212,13 @@ class Node:
         if not edges.keys() <= op.rules.keys():
             raise GraphError(f"{op.name} has no gradient in {sorted(edges.keys() - op.rules)}")
         self.number, self.op, self.edges, self.used = next(_clock), op, edges, False
-        names = {name for argument in edges for name in op.rules[argument][1]}
-        self.saved = {n: output if n == "output" else arrays[n] for n in sorted(names)}
-        self.shape = {n: array.shape for n, array in given.items()}
-        facts = {"shape": self.shape, "dtype": {n: array.dtype for n, array in given.items()}}
-        facts["device"] = {n: backend.device_of(array) for n, array in given.items()}
-        self.facts = {n: value for n, value in arrays.items() if n not in given} | facts
-        self.digests = {n: backend.digest(a) for n, a in self.saved.items() if _mode.debug}
+        self.facts = {n: value for n, value in arrays.items() if n not in given}
+        self.facts["shape"] = self.shape = {n: array.shape for n, array in given.items()}
+        self.facts["dtype"] = {n: array.dtype for n, array in given.items()}
+        self.facts["device"] = {n: backend.device_of(array) for n, array in given.items()}
+        arrays["output"] = output
+        self.saved = {n: arrays[n] for argument in edges for n in op.rules[argument][1]}
+        self.checksums = {n: backend.checksum(a) for n, a in self.saved.items() if _mode.debug}
 
     def gradients(self, g: Any, create_graph: bool) -> Iterator[tuple[Edge, Any]]:
         """Apply the rule of every input that wants a gradient; yield its edge and the gradient."""
@@ -237,7 +238,7 @@ class Node:
     def _read(self, name: str, as_tensor: bool) -> Any:
         """Return a saved array; as a tensor if it has a history and gradients are recorded too."""
         array = self.saved[name]
-        if name in self.digests and self.digests[name] != backend.digest(array):
+        if name in self.checksums and self.checksums[name] != backend.checksum(array):
             raise GraphError(f"{name!r}, saved by {self.op.name}, was edited before backward")
         edge = self if name == "output" else self.edges.get(name)
         if not as_tensor or edge is None:

@@ -121,7 +121,7 @@ def to_device(array: Array, device: str) -> Array:
         # It copies them to pinned memory first, and does not wait until the GPU has fetched them.
         axes = memory_order(array)
         moved = cupy.asarray(array.transpose(axes), order="C")
-        return moved.transpose(np.argsort(axes).tolist())
+        return moved.transpose(undo(axes))
 
 
 def to_numpy(array: Array) -> np.ndarray:
@@ -129,7 +129,7 @@ def to_numpy(array: Array) -> np.ndarray:
     if is_numpy(array):
         return np.asarray(array)
     axes = memory_order(array)
-    return array.transpose(axes).get().transpose(np.argsort(axes).tolist())
+    return array.transpose(axes).get().transpose(undo(axes))
 
 
 def memory_order(array: Array) -> list[int]:
@@ -138,7 +138,16 @@ def memory_order(array: Array) -> list[int]:
     >>> memory_order(np.zeros((2, 4, 4, 3)).transpose(0, 3, 1, 2))
     [0, 2, 3, 1]
     """
-    return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    return sorted(range(array.ndim), key=array.strides.__getitem__, reverse=True)
+
+
+def undo(axes: list[int]) -> list[int]:
+    """Return the order of axes that takes ``transpose(axes)`` back.
+
+    >>> undo([0, 2, 3, 1])
+    [0, 3, 1, 2]
+    """
+    return sorted(range(len(axes)), key=axes.__getitem__)
 
 
 def on_device(array: Array) -> AbstractContextManager[Any]:
@@ -239,7 +248,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0]}"
 
 
-def digest(value: Any) -> int:
+def checksum(value: Any) -> int:
     """Return a checksum of an array's bytes, to catch edits of it; 0 if it is not an array."""
     return zlib.crc32(to_numpy(value).tobytes()) if is_array(value) else 0
 

@@ -39,6 +39,7 @@ from .cli_runs import runs
 from .cli_train import EXAMPLE as TRAIN_EXAMPLE
 from .cli_train import train
 from .kernels.heap import keep_freed_memory
+from .kernels.threads import starting_threads
 from .options import CommandError, Device, Seed, complain
 from .parallel import launched, leave, one_voice
 from .terminal import shielded
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(given: list[str]) -> None:
     """Run a command line, and leave with its exit code."""
     try:
-        with one_voice():
+        with one_voice(), starting_threads():
             app(given, prog_name="minifcn")
     except Exception as error:
         expected = isinstance(error, Error | OSError | MemoryError)

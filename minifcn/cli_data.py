@@ -64,8 +64,8 @@ def check(
     """
     from .contact_sheet import summary, write_contact_sheet
     from .data import check
+    from .json_file import write_json
     from .progress import print_table, show_progress
-    from .train import write_json
     from .weights import check_place
 
     for file in filter(None, (out, json_file)):

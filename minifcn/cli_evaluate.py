@@ -101,10 +101,10 @@ def evaluate(
     """Measure a net on a data set: four metrics, and IU by class."""
     from .data import open_dataset
     from .evaluation import Bands, add_up, is_learnt, new_matrices, score_images, sum_up
+    from .json_file import write_json
     from .prediction_folder import PredictionFolder
     from .prepare import split_of
     from .progress import show_progress
-    from .train import write_json
     from .weights import load_fcn
     from .worst import Worst, write_sheet
 
@@ -249,8 +249,9 @@ def _print_head(
     """Print the four metrics of one kind of labels, those in bands, and the classes."""
     from .data import heads_of
     from .evaluation import one_class_warning
+    from .metrics import METRICS
     from .progress import class_table, new_table, print_table
-    from .report import METRICS, percent
+    from .report import percent
 
     matrix, classes = totals[head], heads_of(dataset)[head].classes
     if len(totals) > 1:

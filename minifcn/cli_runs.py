@@ -99,12 +99,15 @@ def _read_all(folders: list[Path]) -> tuple[list[Run], int]:
 
     found, damaged = [], 0
     places: dict[Path, None] = {}
+    closed: dict[Path, OSError] = {}
     for folder in folders:
-        inside = find([folder])
-        if not inside and folder != Path():
+        inside = find([folder], closed.__setitem__)
+        if not inside and folder != Path() and folder not in closed:
             what = "there is no run in it" if folder.is_dir() else "there is no such folder"
             complain(f"warning: {folder}: {what}")
         places |= dict.fromkeys(inside)
+    for path, error in closed.items():
+        complain(f"warning: {path}: cannot be looked into: {error.strerror or error}")
     for path in places:
         try:
             found.append(read(path))
@@ -114,7 +117,7 @@ def _read_all(folders: list[Path]) -> tuple[list[Run], int]:
             if not other or (path / "metrics.json").exists():
                 damaged += 1
                 complain(f"warning: {error}")
-    return found, damaged
+    return found, damaged + len(closed)
 
 
 def _key(run: Run, sort: Order) -> Any:

@@ -252,7 +252,7 @@ def train(
     from .progress import TerminalObserver, print_table, results_table, show_progress
     from .recipes import plan
     from .report import Row
-    from .run_folder import has_checkpoints, has_learned
+    from .run_folder import can_go_on, has_learned
     from .start import check_nets, recorded_start, starting_point
     from .train import Stopped, run
 
@@ -266,7 +266,7 @@ def train(
     if data is None:
         there = f"{out} holds no run to go on with; " if resume else ""
         raise CommandError(f"{there}say what to learn from: --data, for example --data landcover")
-    begun = resume and ranks.first(lambda: has_checkpoints(out))
+    begun = resume and ranks.first(lambda: can_go_on(out))
     check_precision(precision, device)
     device = ranks.device(device)
     if ranks.number > 1:

@@ -17,8 +17,8 @@ from PIL import Image
 from .backend import Error
 from .data import DataError, Sample
 from .data.check import Report
-from .data.images import replace_file
 from .data.tally import Tally, check_sample
+from .files import replace_file
 from .report import data_uri, figure, legend_list, page, percent, swatch
 from .sample_pictures import sample_pictures
 
@@ -52,7 +52,9 @@ def write_contact_sheet(
     Raises
     ------
     DataError
-        If the file cannot be written, or nothing could be read.
+        If nothing could be read.
+    WriteError
+        If the file cannot be written.
     """
     chosen = choose(report, SAMPLES, np.random.default_rng(seed))
     cards = []

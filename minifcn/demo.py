@@ -14,13 +14,14 @@ from .baselines import evaluate_baselines
 from .data import LANDCOVER, Dataset, landcover
 from .data.fingerprint import fingerprints
 from .data.images import save_image
+from .json_file import write_json
 from .models import FCN, LateFusion
 from .predict import predict
 from .prepare import check_folder, clear_folder
 from .progress import learned, print_table, results_table
 from .recipes import NETS, Recipe, plan
 from .report import Example, Report, Row, percent, read_losses, write_report
-from .train import Observer, TrainingError, run, write_json
+from .train import Observer, TrainingError, run
 
 DEMO_PREPROCESSING = LANDCOVER
 DEMO_OPTIONS = {"widths": (24, 48, 64, 96, 96)}

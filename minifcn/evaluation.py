@@ -1,13 +1,14 @@
 """Measuring a net on a data set: labels for each image, and the confusion matrices of them all.
 
-`score_images` goes through a data set image by image, with one image in memory at a time, and tells
-what the net makes of each. `evaluate` adds that up.
+`score_images` goes through a data set image by image, with one image in memory at a time (on a GPU
+a few), and tells what the net makes of each. `evaluate` adds that up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
+from contextlib import closing
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 from .backend import Error, to_numpy
 from .data import UNIT, DataError, Dataset, Preprocessing, Sample, heads_of, label_by_head
 from .data.fingerprint import fingerprint
-from .labelling import averaged, most_likely, outputs
+from .labelling import averaged, most_likely, outputs, read_meanwhile
 from .metrics import ConfusionMatrix, boundary_band
 from .models import Classifier
 from .nn import Module
@@ -75,10 +76,11 @@ def evaluate(
     scored = score_images(
         model, dataset, preprocessing, device, scales=scales, flip=flip, ranks=ranks
     )
-    for one in scored:
-        add_up(totals, one)
-        if progress:
-            progress(one.number + 1, len(dataset))
+    with closing(scored):
+        for one in scored:
+            add_up(totals, one)
+            if progress:
+                progress(one.number + 1, len(dataset))
     sum_up(totals.values(), ranks)
     return totals
 
@@ -92,7 +94,7 @@ def score_images(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     ranks: Ranks = ALONE,
-) -> Iterator[Scored]:
+) -> Generator[Scored, None, None]:
     """Label the images of a data set one after the other, and count how many pixels are right.
 
     Parameters
@@ -101,7 +103,7 @@ def score_images(
         A net with a head for each kind of labels of the data set; it is moved to the device. A
         classifier is asked for the class of each image as a whole.
     dataset
-        Whose images are read, each when it is its turn.
+        Whose images are read, each when it is its turn; while a GPU computes, two more by a thread.
     preprocessing
         What the net was trained with.
     device
@@ -137,19 +139,23 @@ def score_images(
     heads = check_heads(model, dataset)
     model.to(device)
     parts = lru_cache(maxsize=64)(lambda height, width: cut(model, height, width))
-    for index in ranks.share(len(dataset)):
-        sample = dataset[index]
-        image = sample.image
-        if isinstance(model, Classifier):
-            scores = to_numpy(outputs(model, preprocessing(image))[""])
-            found = {"": np.asarray(scores.argmax(), np.uint8)}
-        elif flip or tuple(scales) != (1,):
-            means = averaged(model, image, preprocessing, scales=scales, flip=flip)
-            found = {head: mean.argmax(axis=0).astype(np.uint8) for head, mean in means.items()}
-        else:
-            found = most_likely(model, image, preprocessing, parts(*image.shape[:2]))
-        labels = {head: found[ours] for head, ours in heads.items()}
-        yield Scored(index, sample, labels, _count(dataset, sample, labels))
+
+    def read(index: int) -> tuple[int, Sample]:
+        return index, dataset[index]
+
+    with closing(read_meanwhile(model, read, ranks.share(len(dataset)))) as samples:
+        for index, sample in samples:
+            image = sample.image
+            if isinstance(model, Classifier):
+                scores = to_numpy(outputs(model, preprocessing(image))[""])
+                found = {"": np.asarray(scores.argmax(), np.uint8)}
+            elif flip or tuple(scales) != (1,):
+                means = averaged(model, image, preprocessing, scales=scales, flip=flip)
+                found = {head: mean.argmax(axis=0).astype(np.uint8) for head, mean in means.items()}
+            else:
+                found = most_likely(model, image, preprocessing, parts(*image.shape[:2]))
+            labels = {head: found[ours] for head, ours in heads.items()}
+            yield Scored(index, sample, labels, _count(dataset, sample, labels))
 
 
 def new_matrices(dataset: Dataset) -> dict[str, ConfusionMatrix]:

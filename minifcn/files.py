@@ -10,7 +10,45 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from .backend import Error
+
 LEFTOVER = re.compile(r"\..+\.[0-9]+\.tmp", re.DOTALL)  # the names that `replacing` makes up
+
+
+class WriteError(Error, OSError):
+    """A file that cannot be written."""
+
+
+def replace_file(path: str | Path, content: bytes, durable: bool = False) -> None:
+    """Write a file under a temporary name in the same folder, then rename it.
+
+    Parameters
+    ----------
+    path
+        The file; one that is there is replaced.
+    content
+        All that it shall hold.
+    durable
+        Whether it shall be whole even if the machine loses its power.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written. A file that was there before is still there then.
+
+    Examples
+    --------
+    >>> replace_file("missing/a.txt", b"text")
+    Traceback (most recent call last):
+    minifcn.files.WriteError: missing/a.txt: cannot be written: No such file or directory: the \
+folder missing is not there any more, or never was
+    """
+    try:
+        with replacing(Path(path), durable) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        why = why_not_written(error, Path(path), len(content))
+        raise WriteError(f"{path}: cannot be written: {why}") from error
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""JSON that may come from anywhere: read with bounds, and with one kind of error."""
+"""JSON that may come from anywhere: read with bounds, and with one kind of error; and written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .backend import Error
+from .files import replace_file
 
 LARGEST = 256 << 20  # bytes of a file; a run's log of a million steps has half of that
 
@@ -64,3 +65,22 @@ def parse_json(text: str, source: object) -> Any:
         raise JsonError(f"{source}: its lists or objects are nested too deeply") from None
     except ValueError as error:  # a number of more than 4300 digits, too
         raise JsonError(f"{source}: not JSON: {error}") from None
+
+
+def write_json(path: str | Path, value: Any, durable: bool = True) -> None:
+    """Write a value as JSON, whole or not at all; if ``durable``, even if the power fails.
+
+    Raises
+    ------
+    WriteError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_json(f"{folder}/a.json", {"loss": 0.5})
+    ...     read_json(f"{folder}/a.json")
+    {'loss': 0.5}
+    """
+    replace_file(path, (json.dumps(value, indent=2) + "\n").encode(), durable)

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import functional as F
 from .autograd import Tensor
-from .backend import Array, digest, is_numpy, to_device
+from .backend import Array, checksum, is_numpy, to_device
 from .data import Batch, Loader, heads_of
 from .diagnose import diagnose, not_finite
 from .kernels import precision
@@ -128,7 +128,7 @@ class Training:
         self.heads = list(heads_of(loader.dataset))
         self.classes: dict[str, int] = {}  # that each head of the net tells apart, once it is seen
         state = [self.scale.factor]
-        self.replayed = Gradients(model.parameters(), self._replayable, state)
+        self.replayed = Gradients(model, self._replayable, state)
 
     def steps(self) -> Generator[Step, None, None]:
         """Yield a `Step` after each step, from where the training stands to the recipe's end.
@@ -161,7 +161,7 @@ class Training:
                     unread = []
                 rate = self.optimizer.param_groups[0]["lr"]
                 seconds = time.perf_counter() - start
-                events = [INSTEAD + bad for part in parts for bad in part.skipped]
+                events = [INSTEAD + bad.why for part in parts for bad in part.skipped]
                 if self.loader.skips and self.ranks.number > 1:
                     events = [text for texts in self.ranks.gather(events) for text in texts]
                 events += [told.skipped] if told.skipped else []
@@ -190,7 +190,7 @@ class Training:
         self.in_a_row = 0
         self._update()
         if self.ranks.number > 1 and (self.done % COMPARE == 0 or self.done == self.recipe.steps):
-            weights = hash(tuple(digest(p.data) for p in self.model.parameters()))
+            weights = hash(tuple(checksum(p.data) for p in self.model.parameters()))
             self.ranks.check_alike(f"the sum of the weights' bits after step {self.done}", weights)
         return told
 
@@ -317,7 +317,7 @@ class Training:
     def _update(self) -> None:
         """Change the weights by the gradients."""
         self.whole = False
-        self.optimizer.step()
+        self.optimizer.step(self.scale.finite if _in_fp16() else None)
         self.done += 1
         self.whole = True
 

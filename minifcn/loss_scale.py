@@ -2,8 +2,8 @@
 
 Below 6e-8 there is no number in float16 but 0, and gradients of a mean over many pixels can be
 smaller. The chain rule is linear: with the loss, all gradients are multiplied, and divided again
-before they change a weight. Too large a factor makes infinities; then the gradients of the step are
-not used, and the factor is halved (Micikevicius et al. 2018, "Mixed precision training", 3.2).
+before they change a weight. Too large a factor makes infinities; then nothing is learnt from
+the step, and the factor is halved (Micikevicius et al. 2018, "Mixed precision training", 3.2).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .autograd import Tensor
 from .backend import Array, on_device, xp_of
 
 FIRST = 65536.0  # a power of two, as all factors: multiplying by it rounds nothing
-PATIENCE = 2000  # steps without infinities after which the factor is doubled
+DOUBLED_AFTER = 2000  # steps without infinities
 
 
 class LossScale:
@@ -26,6 +26,11 @@ class LossScale:
     ----------
     like
         An array of the net, to tell where all this is computed.
+
+    Attributes
+    ----------
+    finite
+        1 if all gradients of the last step were finite, else 0: ``optimizer.step(scale.finite)``.
 
     Examples
     --------
@@ -41,6 +46,7 @@ class LossScale:
         with on_device(like):
             self.factor: Array = xp_of(like).asarray(FIRST, np.float32)
             self.good: Array = xp_of(like).asarray(0, np.int32)  # steps since the last change
+            self.finite: Array = xp_of(like).asarray(1, np.int32)
 
     def set(self, factor: float, good: int) -> None:
         """Go on from where another one stood."""
@@ -53,7 +59,8 @@ class LossScale:
     def unscale_(self, parameters: Iterable[Tensor]) -> None:
         """Divide all gradients by the factor, in place; set them to 0 if one is not finite.
 
-        The factor is then halved; or doubled, if all was well for long.
+        Then ``finite`` is 0, too: a step with gradients of 0 would still follow the momentum and
+        shrink the weights. The factor is halved; or doubled, if all was well for long.
         """
         gradients = [parameter.grad.data for parameter in parameters if parameter.grad is not None]
         xp = xp_of(self.factor)
@@ -66,8 +73,9 @@ class LossScale:
                 g *= share
                 xp.copyto(g, 0, where=wrong)
             good = xp.where(finite, self.good + 1, 0)
-            enough = good >= PATIENCE
+            enough = good >= DOUBLED_AFTER
             change = xp.where(finite, xp.where(enough, 2.0, 1.0), 0.5)
             # In place: who works with the factor need not ask for another array each time.
             self.factor *= xp.asarray(change, np.float32)
+            self.finite[...] = finite
             self.good[...] = xp.where(enough, 0, good)

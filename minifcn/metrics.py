@@ -17,14 +17,23 @@ Counting only the pixels of a `boundary_band` does.
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from minifcn.backend import Array, Error, to_numpy
 from minifcn.shown import Shown
 
+MOST = np.iinfo(np.int64).max  # that an element of a matrix can count to
 LEAST = np.iinfo(np.int64).min + 1  # less than any class number, or its negative
+METRICS = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "mean_iu": "mean IU",
+    "fw_iu": "f.w. IU",
+}
+"""The paper's four metrics: key in `ConfusionMatrix.summary`, and what to call it."""
 
 
 class MetricError(Error, ValueError):
@@ -67,6 +76,42 @@ class ConfusionMatrix(Shown):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.matrix = np.zeros((num_classes, num_classes), np.int64)
+
+    @classmethod
+    def from_counts(cls, counts: ArrayLike, ignore_index: int = 255) -> Self:
+        """Return the confusion matrix with these counts, such as those that a file holds.
+
+        Parameters
+        ----------
+        counts
+            Integers of at least 0, (K, K); row = true class, column = predicted class. They are
+            copied.
+        ignore_index
+            As for the class.
+
+        Raises
+        ------
+        MetricError
+            If the counts are no square table of such numbers.
+
+        Examples
+        --------
+        >>> ConfusionMatrix.from_counts([[3, 1], [0, 4]]).pixel_accuracy()
+        0.875
+        """
+        try:
+            table = np.asarray(counts)
+        except ValueError:
+            raise MetricError("counts have rows of unlike length: they must be (K, K)") from None
+        if table.ndim != 2 or table.shape[0] != table.shape[1]:
+            raise MetricError(f"counts are of shape {table.shape}: they must be (K, K)")
+        confusion = cls(len(table), ignore_index)
+        if table.dtype.kind not in "iu":
+            raise MetricError(f"counts are {table.dtype}: pixels are counted in integers")
+        if (wrong := table[(table < 0) | (table > MOST)]).size:
+            raise MetricError(f"counts hold {wrong[0]}: they must be 0 to {MOST}")
+        confusion.matrix[...] = table
+        return confusion
 
     def update(self, target: Array, prediction: Array) -> None:
         """Count the pixels of one image or batch.

@@ -120,8 +120,11 @@ class SGD:
         for group in self.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
-    def step(self) -> None:
+    def step(self, only_if: Array | None = None) -> None:
         """Update every parameter that has a gradient and requires one, in place.
+
+        ``only_if`` is one int32 where they are: if it is 0, neither weights nor momenta change. A
+        GPU looks itself, and nobody waits (see `minifcn.loss_scale`).
 
         On the CPU this goes chunk by chunk, on all threads, so that no second copy of a large
         weight is ever made; on a GPU, all at once.
@@ -151,10 +154,11 @@ class SGD:
                 with Operation("SGD.step", {"w": piece[1]}):
                     self._update(*piece)
 
-        if tasks:
+        # Asked of a GPU, this waits: but only for weights that its kernels do not take.
+        if tasks and (only_if is None or only_if.item()):
             share_out(len(tasks), work, tasks[0][0][1], 5 * total)
         settings = [tuple(float(group[name]) for name in SETTINGS) for group in self.param_groups]
-        self._on_gpus.step(there, settings, self.nesterov, self.caffe)
+        self._on_gpus.step(there, settings, self.nesterov, self.caffe, only_if)
 
     def _momentum(self, parameter: Tensor, group: Group) -> Array | None:
         """Return the parameter's momentum, on its device and of its type; None without momentum."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -22,7 +23,7 @@ from .data.folder import IMAGE_ENDINGS
 from .data.images import save_image
 from .data.names import check_inside, file_parts, same_file_key
 from .display import Labelled
-from .labelling import PredictionError, most_likely
+from .labelling import PredictionError, most_likely, read_meanwhile
 from .nn import Module
 from .parallel import ALONE, Ranks
 from .sample_pictures import first_picture
@@ -324,7 +325,9 @@ def predict_files(
         would collide (see `plan`) or the folder cannot be made. After all others are done, if
         several images cannot be read.
     DataError
-        The same, if a single image cannot be read; and if a result cannot be written.
+        The same, if a single image cannot be read.
+    WriteError
+        If a result cannot be written.
     """
     out, heads = Path(out), loaded.heads
     check_channels(loaded, images)
@@ -338,23 +341,29 @@ def predict_files(
     _move(loaded.model, device)
     done: dict[int, Prediction] = {}
     unreadable: dict[int, Error] = {}
-    for number in ranks.share(len(jobs)):
-        result, read = jobs[number]
+
+    def read(number: int) -> tuple[int, np.ndarray | Error]:
         try:
-            image = read()
+            return number, jobs[number].read()
         except Error as error:  # one bad file must not cost the work on the others
-            unreadable[number] = error
-        else:
-            parts = cut(loaded.model, image.shape[0], image.shape[1], tile)
-            by_tile = _within(progress, number, len(jobs))
-            found = most_likely(loaded.model, image, loaded.preprocessing, parts, by_tile)
-            picture = first_picture(image, loaded.model.streams)
-            for (name, head), label in zip(heads.items(), found.values(), strict=True):
-                save_label(result.labels[name], label, head.palette)
-                save_image(result.overlays[name], annotated(picture, label, *head))
-            done[number] = result._replace(tiles=tuple(parts))
-        if progress:
-            progress(number + 1, len(jobs))
+            return number, error
+
+    with closing(read_meanwhile(loaded.model, read, ranks.share(len(jobs)))) as images_read:
+        for number, image in images_read:
+            if isinstance(image, Error):
+                unreadable[number] = image
+            else:
+                result = jobs[number].result
+                parts = cut(loaded.model, image.shape[0], image.shape[1], tile)
+                by_tile = _within(progress, number, len(jobs))
+                found = most_likely(loaded.model, image, loaded.preprocessing, parts, by_tile)
+                picture = first_picture(image, loaded.model.streams)
+                for (name, head), label in zip(heads.items(), found.values(), strict=True):
+                    save_label(result.labels[name], label, head.palette)
+                    save_image(result.overlays[name], annotated(picture, label, *head), quick=True)
+                done[number] = result._replace(tiles=tuple(parts))
+            if progress:
+                progress(number + 1, len(jobs))
     for theirs, errors in ranks.gather((done, unreadable)):
         done |= theirs
         unreadable |= errors

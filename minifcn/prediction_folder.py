@@ -116,7 +116,7 @@ class PredictionFolder:
         FolderError, UnsafeNameError
             As for `file`; or if another image has been written to the same file, or to one whose
             name differs in capitals only, which is the same on some systems.
-        DataError
+        WriteError
             If a file cannot be written.
         """
         for head, label in labels.items():

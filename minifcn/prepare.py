@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .data import Dataset, check_alike, heads_of, label_by_head, open_dataset, splits_of
+from .data.ahead import by_threads, processors
+from .data.files import Files
 from .data.fingerprint import fingerprint, is_blank
 from .data.sources import parse
-from .data.unreadable import UNREADABLE, Bad, OnError, listed
+from .data.unreadable import UNREADABLE, Bad, OnError, Unread, listed
 from .json_file import JsonError, read_json
 from .parallel import Ranks
 from .recipes import MOST_SCALE, Recipe
 from .run_lock import locked
 from .train import TrainingError
 
+READERS = 4  # threads that read files at a time, at most: more would wait for Python's lock
 RUN_FILES = ("config.json", "metrics.json", "report.html")  # what a run leaves beside its stages
 
 
@@ -29,6 +33,15 @@ class ReadOnce(NamedTuple):
     warnings: list[str]
     trained_on: frozenset[int] = frozenset()  # the training images' fingerprints
     held_out: frozenset[int] = frozenset()  # those of the others
+
+
+class Noted(NamedTuple):
+    """What is kept of one sample."""
+
+    name: str
+    size: tuple[int, int]  # height and width
+    pixels: dict[str, np.ndarray]  # with each label, int64 (256,), by head
+    fingerprint: int | None  # None if the image is blank
 
 
 class Seen(NamedTuple):
@@ -56,6 +69,7 @@ def read_all(dataset: Dataset, tell: Callable[[int], None], skips: bool = False)
     """Read a data set once; ``tell`` is called with the number of images read so far.
 
     With ``skips`` a few samples that cannot be read are passed over; see `minifcn.data.Loader`.
+    A data set of files is read by several threads, which decode images side by side.
 
     >>> from minifcn.data import shapes
     >>> seen = read_all(shapes("val", length=3), tell=lambda done: None)
@@ -64,23 +78,37 @@ def read_all(dataset: Dataset, tell: Callable[[int], None], skips: bool = False)
     """
     heads = heads_of(dataset)
     seen = Seen(set(), {head: np.zeros(256, np.int64) for head in heads}, {}, Bad(dataset))
-    for index in range(len(dataset)):
+
+    def look(index: int) -> Noted | Unread:
         try:
             image, label, name = dataset[index]
         except UNREADABLE as error:
             if not skips:
                 raise
-            seen.bad.add([str(error)])
-            continue
+            return Unread(index, str(error))
         height, width = label.shape[:2]
-        seen.sizes.add((height, width))
-        for head, part in label_by_head(label, heads).items():
-            seen.pixels[head] += np.bincount(part.ravel(), minlength=256)
-        if not is_blank(image):
-            seen.names.setdefault(fingerprint(image), name)
-        tell(index + 1)
-    pixels = {head: seen.pixels[head][: len(heads[head].classes)] for head in heads}
-    return seen._replace(pixels=pixels)
+        pixels = {
+            head: np.bincount(part.ravel(), minlength=256)
+            for head, part in label_by_head(label, heads).items()
+        }
+        number = None if is_blank(image) else fingerprint(image)
+        return Noted(name, (height, width), pixels, number)
+
+    # Other data sets may be such that only one thread can read them at a time.
+    threads = min(READERS, processors()) if isinstance(dataset, Files) else 0
+    with closing(by_threads(look, range(len(dataset)), 2 * threads, threads)) as looks:
+        for done, found in enumerate(looks, start=1):
+            if isinstance(found, Unread):
+                seen.bad.add([found])
+                continue
+            seen.sizes.add(found.size)
+            for head, pixels in found.pixels.items():
+                seen.pixels[head] += pixels
+            if found.fingerprint is not None:
+                seen.names.setdefault(found.fingerprint, found.name)
+            tell(done)
+    kept = {head: seen.pixels[head][: len(heads[head].classes)] for head in heads}
+    return seen._replace(pixels=kept)
 
 
 def check_data(
@@ -126,7 +154,7 @@ def check_data(
                 )
     _check_batches(train_set, train, recipe)
     warnings = []
-    if bad := train.bad.errors:
+    if bad := list(train.bad.found.values()):
         warnings.append(
             f"{len(bad)} of the {len(train_set)} samples of {train_set.name} cannot be read, so "
             f"others take their place: {listed(bad)}"

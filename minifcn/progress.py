@@ -17,12 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from .metrics import ConfusionMatrix
+from .metrics import METRICS, ConfusionMatrix
 from .models.surgery import Report
 from .nn import Module
 from .plain_text import visible
 from .recipes import Recipe
-from .report import METRICS, Row, best, class_facts, percent
+from .report import Row, best, class_facts, percent
 from .train import Observer, Step
 
 REFRESH = 0.25  # seconds between two pictures of the bar: more would only cost time
@@ -158,7 +158,7 @@ class TerminalObserver(Bar, Observer):
         left = (step.steps - step.step) * self.seconds.value
         state = (
             f"loss {self.loss.value:.3f}  {speed:.1f} images/s  lr {step.lr:.1e}  "
-            f"{duration(left)} left"
+            f"{as_clock(left)} left"
         )
         self._show(f"{name}  step {step.step} of {step.steps}", state, step.step, step.steps)
 
@@ -246,10 +246,10 @@ def learned(model: Module) -> int:
     return sum(p.data.size for p in model.parameters() if p.requires_grad)
 
 
-def duration(seconds: float) -> str:
+def as_clock(seconds: float) -> str:
     """Return a time span as minutes and seconds, or hours, minutes and seconds.
 
-    >>> duration(75.4), duration(3600)
+    >>> as_clock(75.4), as_clock(3600)
     ('1:15', '1:00:00')
     """
     minutes, rest = divmod(round(seconds), 60)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from .autograd import Tensor
 from .backend import Array
 from .kernels.cuda.graph import Recorded
+from .nn import Module
 
 
 class Gradients:
@@ -19,11 +20,13 @@ class Gradients:
 
     Parameters
     ----------
-    parameters
-        Whose gradients are computed. Each call sets them anew; it adds nothing to earlier ones.
+    net
+        Whose parameters' gradients are computed; or the parameters alone. Each call sets them anew;
+        it adds nothing to earlier ones. If others learn from now on (``requires_grad``), or layers
+        of the net change between training and evaluation, all is recorded anew.
     compute
         Of arrays: computes a loss and calls ``backward``; returns arrays, such as the loss. It must
-        not look at numbers on the GPU.
+        not look at numbers on the GPU, and do nothing else that changes from call to call.
     state
         Further arrays that ``compute`` uses, which may change in place only.
 
@@ -42,13 +45,19 @@ class Gradients:
 
     def __init__(
         self,
-        parameters: Iterable[Tensor],
+        net: Module | Iterable[Tensor],
         compute: Callable[..., Sequence[Array]],
         state: Sequence[Array] = (),
     ) -> None:
-        self.parameters, self.compute = list(parameters), compute
+        layers = [layer for _, layer in net.named_modules()] if isinstance(net, Module) else []
+        self.parameters = list(net.parameters() if isinstance(net, Module) else net)
+        self.compute = compute
         self.reached: list[Tensor] = []  # the parameters that the loss depends on
-        self.recorded = Recorded(self._all, lambda: [*(p.data for p in self.parameters), *state])
+        self.recorded = Recorded(
+            self._all,
+            lambda: [*(p.data for p in self.parameters), *state],
+            lambda: [*(p.requires_grad for p in self.parameters), *(x.training for x in layers)],
+        )
 
     def __call__(self, *arrays: Array) -> list[Array]:
         """Return what ``compute`` returns, and leave the gradients in the parameters."""

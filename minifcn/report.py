@@ -21,18 +21,10 @@ from PIL import Image
 from .chart import STYLE as CHARTS
 from .chart import Line, chart, smoothed
 from .curve import curve_of
-from .data.images import replace_file
+from .files import replace_file
 from .json_file import parse_json, read_text
-from .metrics import ConfusionMatrix
+from .metrics import METRICS, ConfusionMatrix
 from .viz import legend_entries
-
-METRICS = {
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "mean_iu": "mean IU",
-    "fw_iu": "f.w. IU",
-}
-"""The paper's four metrics: key in `ConfusionMatrix.summary`, and what to call it."""
 
 
 class Row(NamedTuple):
@@ -85,7 +77,7 @@ def write_report(path: str | Path, report: Report) -> None:
 
     Raises
     ------
-    DataError
+    WriteError
         If the file cannot be written.
     """
     body = BODY.substitute(

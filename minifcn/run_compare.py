@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from .chart import STYLE, told
-from .data.images import replace_file
-from .report import METRICS, page, percent
+from .files import replace_file
+from .metrics import METRICS
+from .report import page, percent
 from .run_curves import comparison, loss_of, metric_of, number, percents, speed
 from .run_page import LOOKS, duration
 from .run_tables import columns, table
@@ -28,7 +29,7 @@ def write_comparison(path: str | Path, runs: Sequence[Run]) -> None:
 
     Raises
     ------
-    DataError
+    WriteError
         If the file cannot be written.
     """
     body = "".join(f"<section>{part}</section>\n" for part in _parts(runs) if part)

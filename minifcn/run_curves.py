@@ -13,7 +13,8 @@ import numpy as np
 
 from .chart import WINDOW, Line, Mark, chart, smoothed, spark, told
 from .curve import Curve, running_mean
-from .report import METRICS, percent, swatch
+from .metrics import METRICS
+from .report import percent, swatch
 from .runs import Run, Shown
 
 ROWS = 25  # of a table of a curve's numbers, at most

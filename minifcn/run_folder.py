@@ -42,23 +42,48 @@ def recorded(out: Path) -> dict[str, Any]:
     return config if isinstance(stages, dict) else {}
 
 
-def has_checkpoints(out: Path) -> bool:
+def can_go_on(out: Path) -> bool:
     """Tell whether there are checkpoints in a run's folder, be they whole or not.
 
-    >>> has_checkpoints(Path("not-made-yet"))
+    Raises
+    ------
+    TrainingError
+        If there are none, but logs of what was learned: to begin anew would overwrite these.
+
+    Examples
+    --------
+    >>> can_go_on(Path("not-made-yet"))
     False
     """
+    if _has_checkpoints(out):
+        return True
+    if _has_logs(out):
+        raise TrainingError(
+            f"{out} holds a run that has learned something, but no checkpoint to go on from: put "
+            f"{out / CHECKPOINTS} back from a copy, or begin anew with --overwrite; --init takes "
+            "the weights of an earlier best.safetensors or last.safetensors"
+        )
+    return False
+
+
+def _has_checkpoints(out: Path) -> bool:
     return any((out / CHECKPOINTS).glob("*.safetensors"))
 
 
+def _has_logs(out: Path) -> bool:
+    """Tell whether a stage has made a step: its log has no line before."""
+    return any(path.stat().st_size for path in out.glob("*/log.jsonl"))
+
+
 def has_learned(out: Path) -> bool:
-    """Tell whether a checkpoint in a run's folder holds more than the beginning of a run.
+    """Tell whether a run's folder holds more than the beginning of a run.
 
     >>> has_learned(Path("not-made-yet"))
     False
     """
     steps = (path.stem.rpartition("-")[2] for path in (out / CHECKPOINTS).glob("*-*.safetensors"))
-    return any(step.isdecimal() and int(step) for step in steps)
+    later = any(step.isdecimal() and int(step) for step in steps)
+    return later or (_has_logs(out) and not _has_checkpoints(out))
 
 
 def check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -21,14 +21,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from .backend import Error
 from .curve import Curve
-from .data.images import replace_file
+from .files import replace_file
 from .json_file import parse_json
-from .metrics import ConfusionMatrix
-from .report import METRICS
+from .metrics import METRICS, ConfusionMatrix
 from .step import Step
 
 STEP_NUMBERS = ("loss", "lr", "seconds", "wait", "images", "memory")
@@ -125,7 +122,7 @@ class StageLog:
     best
         The metrics of the evaluation with the highest mean IU of the first head, and its step.
     layers
-        For each layer its statistics by name; see `minifcn.statistics`.
+        For each layer its statistics by name; see `minifcn.layer_statistics`.
     events, happened
         The last events with their steps, and how many there were.
 
@@ -185,9 +182,7 @@ class StageLog:
             for name, value in numbers.items():
                 curves[name].add(step, value)
             if "matrix" in found:
-                matrix = ConfusionMatrix(len(found["matrix"]))
-                matrix.matrix[...] = np.array(found["matrix"], np.int64)
-                self.matrices[head] = matrix
+                self.matrices[head] = ConfusionMatrix.from_counts(found["matrix"])
                 ious = self.ious.setdefault(head, [Curve(60) for _ in found["iu"]])
                 for curve, iu in zip(ious, found["iu"], strict=True):
                     curve.add(step, iu)

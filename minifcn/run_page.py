@@ -15,8 +15,9 @@ import numpy as np
 
 from . import runs
 from .chart import STYLE, told
-from .data.images import replace_file
-from .report import METRICS, file_uri, legend_list, page, percent
+from .files import replace_file
+from .metrics import METRICS
+from .report import file_uri, legend_list, page, percent
 from .run_curves import class_curves, loss_chart, metric_charts, other_charts, speed
 from .run_log import StageLog
 from .run_tables import class_tables, confusion_tables, layer_table, metric_table, settings
@@ -39,7 +40,7 @@ def write_page(path: str | Path, run: Run, now: datetime | None = None) -> None:
 
     Raises
     ------
-    DataError
+    WriteError
         If the file cannot be written.
     """
     running = run.state.name == runs.RUNNING

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from .chart import spark, told
-from .metrics import ConfusionMatrix
-from .report import METRICS, class_facts, percent, swatch
+from .metrics import METRICS, ConfusionMatrix
+from .report import class_facts, percent, swatch
 from .run_curves import last_step, number, starts
 from .run_log import StageLog
 from .runs import Run, Shown, command

@@ -6,10 +6,9 @@ weights, ``report.html``, and ``watch/`` with what the report shows beside: see 
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,7 @@ import numpy as np
 
 from .backend import Error
 from .data import Head
-from .data.images import replace_file
-from .json_file import read_json
+from .json_file import read_json, write_json
 from .run_lock import LOCK
 from .run_log import StageLog, read_log
 
@@ -153,11 +151,28 @@ def read(folder: str | Path, stages: Iterable[str] | None = None) -> Run:
     return run
 
 
-def find(folders: Iterable[str | Path]) -> list[Path]:
+def find(
+    folders: Iterable[str | Path], unread: Callable[[Path, OSError], None] | None = None
+) -> list[Path]:
     """Return all run folders in some folders, these themselves included, sorted by name.
 
     A run folder is one with a ``config.json``; within one there is no other.
 
+    Parameters
+    ----------
+    folders
+        Where to look.
+    unread
+        Is told of each folder that may not be looked into; then those beside it are. If it is not
+        given, such a folder is an error.
+
+    Raises
+    ------
+    OSError
+        If a folder may not be looked into.
+
+    Examples
+    --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     find([folder])
@@ -167,12 +182,18 @@ def find(folders: Iterable[str | Path]) -> list[Path]:
     waiting = [Path(folder) for folder in reversed([*folders])]
     while waiting:
         here = waiting.pop()
-        if (here / "config.json").is_file():
-            found.setdefault(here)
-        elif here.is_dir():
-            inside = (p for p in here.iterdir() if p.is_dir() and not p.is_symlink())
-            shown = (p for p in inside if not p.name.startswith("."))
-            waiting += sorted(shown, reverse=True)
+        try:
+            if (here / "config.json").is_file():
+                found.setdefault(here)
+            elif here.is_dir():
+                with os.scandir(here) as entries:  # tells folders without a look at each
+                    inside = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+                shown = (Path(entry) for entry in inside if not entry.name.startswith("."))
+                waiting += sorted(shown, reverse=True)
+        except OSError as error:
+            if unread is None:
+                raise
+            unread(here, error)
     return list(found)
 
 
@@ -280,17 +301,13 @@ def _shown(folder: Path) -> Shown | None:
 def write_shown(folder: Path, shown: Shown) -> None:
     """Write what the pictures are of."""
     heads = {n: [list(head.classes), head.palette.tolist()] for n, head in shown.heads.items()}
-    write(folder / WATCH / "shown.json", {"heads": heads, "samples": shown.samples})
+    value = {"heads": heads, "samples": shown.samples}
+    write_json(folder / WATCH / "shown.json", value, durable=False)
 
 
 def write_state(folder: Path, state: State) -> None:
     """Write how a run stands."""
-    write(folder / WATCH / "state.json", state._asdict())
-
-
-def write(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all."""
-    replace_file(path, (json.dumps(value) + "\n").encode())
+    write_json(folder / WATCH / "state.json", state._asdict(), durable=False)
 
 
 def _state(run: Run) -> State:

@@ -35,6 +35,10 @@ class SnapshotError(TrainingError):
     """A checkpoint that is damaged, or was written by another program."""
 
 
+class LostBestError(SnapshotError):
+    """The best weights of a stage, which a checkpoint speaks of, are nowhere any more."""
+
+
 class Snapshot(NamedTuple):
     """What a checkpoint holds.
 
@@ -250,24 +254,27 @@ class Snapshots:
         Raises
         ------
         SnapshotError
-            If there are checkpoints, but all are damaged.
+            If there are checkpoints, but all are damaged, or the best weights are lost.
         """
-        wrong = []
+        wrong: dict[str, SnapshotError] = {}
         for path in reversed(self.found()):
             try:
                 snapshot = load_snapshot(path)
                 check(snapshot)
             except SnapshotError as error:
                 warned(f"{error}; going back to the checkpoint before it")
-                wrong.append(path.name)
+                wrong[path.name] = error
             else:
                 return snapshot
-        if wrong:
-            raise SnapshotError(
-                f"{self.folder}: no checkpoint is whole ({', '.join(wrong)}): begin anew with "
-                "--overwrite; --init takes the weights of an earlier best.safetensors"
-            )
-        return None
+        if not wrong:
+            return None
+        told, fix = f"{self.folder}: no checkpoint is whole ({', '.join(wrong)})", ""
+        if lost := [error for error in wrong.values() if isinstance(error, LostBestError)]:
+            told, fix = str(lost[0]), "put that file back from a copy, or "
+        raise SnapshotError(
+            f"{told}: {fix}begin anew with --overwrite; --init takes the weights of an earlier "
+            "best.safetensors or last.safetensors"
+        )
 
 
 def digest(arrays: Mapping[str, Array]) -> str:

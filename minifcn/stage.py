@@ -22,9 +22,10 @@ from . import weights
 from .backend import Array, Error
 from .data import Dataset, Preprocessing, heads_of
 from .data.fingerprint import pack
-from .data.images import replace_file
+from .data.workers import LostWorkerError
 from .diagnose import not_finite
 from .evaluation import evaluate, one_class_warning
+from .files import replace_file
 from .kernels.heap import let_go
 from .loop import Training
 from .models import FCN, LateFusion
@@ -33,7 +34,15 @@ from .nn import Module
 from .observer import Observer
 from .parallel import ALONE, Ranks
 from .run_folder import code_versions
-from .snapshot import Snapshot, SnapshotError, Snapshots, digest, digest_of_file, load_snapshot
+from .snapshot import (
+    LostBestError,
+    Snapshot,
+    SnapshotError,
+    Snapshots,
+    digest,
+    digest_of_file,
+    load_snapshot,
+)
 from .stage_result import Best, StageResult
 from .step import NotFiniteStepError, TrainingError
 from .stopping import Stopped, Stopping
@@ -115,13 +124,21 @@ class Shared:
 
         Raises
         ------
-        SnapshotError
+        LostBestError
             If there are no such weights any more.
+        SnapshotError
+            If the checkpoint that they were in is damaged.
         """
         file = self.out / stage / "best.safetensors"
         if digest_of_file(file) == best.digest:
             return
         path = self.snapshots.path(stage, best.step)
+        if not path.exists():
+            wrong = "holds other weights" if file.exists() else "is missing"
+            raise LostBestError(
+                f"{file} {wrong}, and the best ones of {stage}, those of step {best.step}, are in "
+                "no checkpoint any more"
+            )
         arrays = load_snapshot(path).state["model"]
         if digest(arrays) != best.digest:
             raise SnapshotError(f"{path}: not the weights that were best, those of {file}")
@@ -190,6 +207,8 @@ class Stage:
         self.training.load_state(snapshot.state)
         self.best = Best.from_json(facts["best"]) if facts["best"] else None
         self.evaluated, self.saved = facts["evaluated"], self.training.done
+        if (loader := self.training.loader).skips:
+            loader.bad.look_again(facts.get("unread", ()))
         self.began -= facts["seconds"]
         if self.evaluated == self.training.done:  # killed before that was written, perhaps
             self.shared.save_weights(self.training.model, self.name, "last.safetensors")  # type: ignore[arg-type]
@@ -222,6 +241,10 @@ class Stage:
             self._train()
         except Exception as error:
             self._rescue(error)
+            asked, alone = shared.stopping.signal, shared.ranks.number == 1
+            if asked and alone and isinstance(error, LostWorkerError) and self._is_saved():
+                # A signal to all processes ends the workers before this one has done its step.
+                raise Stopped(shared.go_on(training.done), asked) from error
             raise
         assert self.best is not None  # a recipe has at least one step, and the last is evaluated
         best, seconds = self.best.to_json(), time.perf_counter() - self.began
@@ -307,6 +330,7 @@ class Stage:
             "finished": shared.finished,
             "best": self.best.to_json() if self.best else None,
             "evaluated": self.evaluated,
+            "unread": list(training.loader.bad.found),
             "seconds": time.perf_counter() - self.began,
         }
         shared.snapshots.save(self.name, training.state(), facts)
@@ -319,6 +343,10 @@ class Stage:
         except weights.WeightsError as error:
             self._check_folder()
             self.shared.observer.warned(f"{error}; the training goes on, the next one may succeed")
+
+    def _is_saved(self) -> bool:
+        """Tell whether there is a checkpoint of what was learned until now."""
+        return self.saved == self.training.done
 
     def _check_folder(self) -> None:
         """Raise if the run's folder is gone."""
@@ -343,7 +371,7 @@ class Stage:
         if isinstance(error, MemoryError):
             let_go(error)  # of the arrays of the step that failed: to save takes memory, too
         try:
-            if self.saved != step:
+            if not self._is_saved():
                 self._save()
         except (Error, OSError, MemoryError) as another:
             error.add_note(f"what was learned since step {self.saved} is lost: {another}")

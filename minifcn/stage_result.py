@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-import numpy as np
-
 from .metrics import ConfusionMatrix
 from .models import FCN, LateFusion
 
@@ -55,8 +53,6 @@ class Best(NamedTuple):
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Self:
         """Return what `to_json` was called of."""
-        matrices = {}
-        for head, counts in told["matrices"].items():
-            matrices[head] = ConfusionMatrix(len(counts))
-            matrices[head].matrix[...] = np.array(counts, np.int64)
+        counts = told["matrices"].items()
+        matrices = {head: ConfusionMatrix.from_counts(table) for head, table in counts}
         return cls(told["step"], matrices, told["digest"])

@@ -7,7 +7,6 @@ evaluations and files around the loop, which is `minifcn.loop.Training`. The num
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -20,17 +19,17 @@ from . import models
 from .backend import Array
 from .data import UNIT, Dataset, Loader, Preprocessing, check_alike, heads_of, streams_of
 from .data.fingerprint import unpack
-from .data.images import replace_file
 from .data.unreadable import OnError
 from .event_files import event_writer
 from .files import remove_leftovers
+from .json_file import write_json
 from .kernels import precision
 from .loop import OnNaN, Training, fit
 from .nn import Module
 from .observer import Observer
 from .parallel import ALONE, Ranks
 from .recipes import Recipe
-from .run_folder import CHECKPOINTS, check_same, other_versions
+from .run_folder import CHECKPOINTS, can_go_on, check_same, other_versions
 from .run_lock import locked
 from .snapshot import Snapshot, Snapshots, sound
 from .stage import Shared, Stage, check_weights
@@ -49,7 +48,6 @@ __all__ = [
     "fit",
     "run",
     "summaries",
-    "write_json",
 ]
 
 
@@ -133,7 +131,7 @@ def run(
     Raises
     ------
     TrainingError
-        If the loss diverges.
+        If the loss diverges; with ``resume``, if the checkpoints of the run there are gone.
     DataError
         If the two data sets do not go together.
     RecipeError
@@ -254,7 +252,7 @@ def run(
 def _begin(shared: Shared, resume: bool) -> Snapshot | None:
     """Make the folder ready; return the checkpoint to go on from, None if there is none."""
     remove_leftovers(shared.out)
-    found = _go_on(shared) if resume else None
+    found = _go_on(shared) if resume and can_go_on(shared.out) else None
     if not found:
         shared.snapshots.clear()
     if not found or not (shared.out / "config.json").exists():
@@ -280,8 +278,3 @@ def _go_on(shared: Shared) -> Snapshot | None:
                 shared.observer.warned(warning)
 
     return shared.snapshots.newest(check, shared.observer.warned)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all, even if the machine loses its power."""
-    replace_file(path, (json.dumps(value, indent=2) + "\n").encode(), durable=True)

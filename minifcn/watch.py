@@ -17,23 +17,23 @@ from . import runs
 from .backend import Error
 from .data import UNIT, DataError, Dataset, Preprocessing
 from .event_files import EventFiles
-from .files import why_not_written
+from .files import WriteError, why_not_written
 from .gpu_memory import held
+from .layer_statistics import layer_statistics
 from .metrics import ConfusionMatrix
 from .nn import Module
 from .optim import SGD
 from .process_memory import resident
 from .run_log import Log, cut_log, evaluation_line
 from .run_page import write_page
-from .statistics import layer_statistics
 from .step import Step
 from .watched_pictures import WatchedPictures
 
 REPORT = "report.html"
-EVERY = 30.0  # seconds between two reports, at least
-SHARE = 100  # of the time that may go into reports: one of so many seconds
-LOOKS = 100  # steps between two looks at the layers
-MEMORY = 10  # steps between two looks at the memory
+REPORT_EVERY = 30.0  # seconds, at least
+REPORT_SHARE = 100  # of the time that may go into reports: one of so many seconds
+LAYERS_EVERY = 100  # steps between two looks at the layers
+MEMORY_EVERY = 10  # steps between two looks at the memory
 BUFFER = 1 << 20  # bytes of the log that wait while the disk is full
 
 
@@ -123,7 +123,7 @@ class Watch(NoWatch):
         finished: Iterable[str] = (),
         tensorboard: bool = False,
         warned: Callable[[str], None] | None = None,
-        every: float = EVERY,
+        every: float = REPORT_EVERY,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.out, self.device, self.every, self.clock = out, device, every, clock
@@ -164,7 +164,7 @@ class Watch(NoWatch):
     @contextmanager
     def looking(self, model: Module, optimizer: SGD, step: int) -> Iterator[None]:
         """Look at the layers during a whole step: the first, and one of every hundred."""
-        if step != 1 and step % LOOKS:
+        if step != 1 and step % LAYERS_EVERY:
             yield
             return
         with layer_statistics(model, optimizer) as found:
@@ -176,14 +176,14 @@ class Watch(NoWatch):
         """Note a step; write the report if that is due."""
         assert self.log
         more: dict[str, Any] = {}
-        if step.step == 1 or step.step % MEMORY == 0:
+        if step.step == 1 or step.step % MEMORY_EVERY == 0:
             memory = resident() if self.device == "cpu" else held(self.device)
             more = {"memory": memory} if memory else {}
         self.log.add(step, **more)
         self._warn_of_log()
         if self.events:
             self.events.stepped(step)
-        if self.clock() - self.written >= max(self.every, SHARE * self.took):
+        if self.clock() - self.written >= max(self.every, REPORT_SHARE * self.took):
             self.refresh()
 
     def evaluated(
@@ -236,7 +236,7 @@ class Watch(NoWatch):
         start = self.clock()
         try:
             write_page(self.out / REPORT, self.run)
-        except DataError as error:
+        except WriteError as error:
             self.warned(f"the report is not new: {error}")
         self.written = self.clock()
         self.took = self.written - start
@@ -264,7 +264,7 @@ class Watch(NoWatch):
         self.run.state = state
         try:
             runs.write_state(self.out, state)
-        except DataError as error:
+        except WriteError as error:
             self.warned(f"the report will not tell how the run stands: {error}")
 
     def _close(self) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from .data import UNIT, Dataset, Preprocessing, Sample, heads_of, label_by_head, streams_of
-from .data.images import replace_file
 from .evaluation import score_images
+from .files import replace_file
 from .nn import Module
 from .report import image_file
 from .runs import WATCH, Shown, picture_name, steps_of, write_shown

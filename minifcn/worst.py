@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from .data import Dataset, heads_of, label_by_head, save_image, streams_of
-from .data.images import replace_file
 from .evaluation import EvaluationError, Scored
+from .files import replace_file
 from .parallel import Ranks
 from .report import legend_list, page, percent, picture_row
 from .sample_pictures import stacked, stream_pictures
@@ -129,7 +129,7 @@ def write_sheet(path: Path, cases: Sequence[Case], dataset: Dataset) -> None:
     ------
     EvaluationError
         If there are no images to show, or the file is to be of another kind.
-    DataError
+    WriteError
         If it cannot be written.
     """
     check_sheet(path)

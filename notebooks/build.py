@@ -31,8 +31,8 @@ FOLDER = Path(__file__).parent
 TEXTS = FOLDER / "text"
 MOST_CELLS = 25
 MOST_BYTES = 2_000_000  # of a notebook with its pictures
-SECONDS = 60  # that a notebook may take on two cores; a slow machine gets some times as long
-PATIENCE = 5
+SECONDS = 60  # that a notebook may take on two cores
+SLOWER = 5  # times that a machine may be
 NOT_COMPARED = "varies"  # the tag of cells whose output is another each time
 FRAME = ("What you will build", "What you will see", "What you will check", "What you need")
 END = ("Exercises", "Questions", "Next")
@@ -71,7 +71,7 @@ def execute(name: str) -> tuple[nbformat.NotebookNode, float]:
     folder = {"metadata": {"path": str(FOLDER)}}
     NotebookClient(
         notebook,
-        timeout=PATIENCE * SECONDS,
+        timeout=SLOWER * SECONDS,
         kernel_name="python3",
         resources=folder,
         coalesce_streams=True,  # what is printed in one cell is one output, however it arrives

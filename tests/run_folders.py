@@ -40,9 +40,7 @@ def outcome(out):
 
 
 def matrix(counts):
-    found = ConfusionMatrix(len(counts))
-    found.matrix[...] = counts
-    return found
+    return ConfusionMatrix.from_counts(counts)
 
 
 def written(out, steps=10, total=None, state=None, classes=("sea", "land"), heads=None, **config):

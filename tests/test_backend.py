@@ -18,10 +18,10 @@ from minifcn.backend import (
     Operation,
     OutOfMemoryError,
     check_one_kind,
+    checksum,
     debugging,
     device_number,
     device_of,
-    digest,
     is_array,
     is_numpy,
     may_share_memory,
@@ -146,11 +146,11 @@ def test_probe_of_a_cupy_that_works(fake_cupy):
 
 def test_digest():
     array = np.arange(6.0)
-    before = digest(array)
-    assert digest(array.copy()) == before
+    before = checksum(array)
+    assert checksum(array.copy()) == before
     array[3] += 1e-12
-    assert digest(array) != before
-    assert digest(1.5) == digest(None) == 0
+    assert checksum(array) != before
+    assert checksum(1.5) == checksum(None) == 0
 
 
 def test_one_type_and_one_device():

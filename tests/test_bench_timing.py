@@ -70,7 +70,7 @@ def test_disturbed_blocks_are_repeated_and_counted():
     assert timing.blocks == [500, 700, 600]
     assert timing.ms == 600
     assert (timing.dropped, timing.calls, timing.doubtful) == (1, 30, False)
-    assert waits == [measure.PATIENCE]
+    assert waits == [measure.WAIT]
 
 
 def test_without_a_quiet_moment_the_least_disturbed_block_is_kept_and_marked():

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import pytest
 from layouts_folder import make_folder
@@ -118,6 +119,24 @@ def test_a_run_that_learned_nothing_is_no_hindrance(command, out):
     (out / "checkpoints" / "fcn32s-00000001.safetensors").unlink()
     spec = f"folder:{out.parent / 'data'}"
     code, error = command("train", "--data", spec, "--out", out, *TEXT.split())
+    assert code == 0, error
+
+
+def test_a_run_whose_checkpoints_were_deleted_is_not_overwritten_by_accident(command, out):
+    shutil.rmtree(out / "checkpoints")
+    spec = f"folder:{out.parent / 'data'}"
+    log = (out / "fcn32s" / "log.jsonl").read_bytes()
+    lost = "has learned something, but no checkpoint to go on from"
+    for options, told in (
+        (("--resume",), lost),
+        (("--resume", "--data", spec, *TEXT.split()), lost),
+        (("--data", spec, *TEXT.split()), "has not come to its end"),
+    ):
+        code, error = command("train", "--out", out, *options)
+        assert code == 2
+        assert told in error
+    assert (out / "fcn32s" / "log.jsonl").read_bytes() == log
+    code, error = command("train", "--out", out, "--data", spec, *TEXT.split(), "--overwrite")
     assert code == 0, error
 
 

@@ -152,6 +152,20 @@ def test_mean_and_standard_deviation_are_those_of_all_pixels(tmp_path):
     assert tally.channels() == ["red", "green", "blue"]
 
 
+def test_mean_and_standard_deviation_of_images_that_are_no_bytes():
+    rng = np.random.default_rng(0)
+    samples = []
+    for number in range(3):
+        sample = a_sample(number, channels=2)
+        image = rng.normal(50, 20, sample.image.shape).astype(np.float32)
+        samples.append(sample._replace(image=image))
+    split = Samples(samples, streams={"depth": 2})
+    mean, std = check({"val": split}).splits["val"].mean_and_std()
+    pixels = np.concatenate([s.image.reshape(-1, 2) for s in samples]).astype(np.float64)
+    np.testing.assert_allclose(mean, pixels.mean(axis=0))
+    np.testing.assert_allclose(std, pixels.std(axis=0))
+
+
 def test_workers_find_the_same(tmp_path):
     spec = a_folder(tmp_path)
     (tmp_path / "labels" / "train é 1.png").write_bytes(b"no image")

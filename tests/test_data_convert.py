@@ -11,6 +11,7 @@ from PIL import Image
 
 from minifcn import cli, data
 from minifcn.data.convert import convert, convert_sbd
+from minifcn.files import WriteError
 
 LAYOUTS = [
     layouts_folder.make_folder,
@@ -147,7 +148,7 @@ class TestInterrupted:
         convert(spec, tmp_path / "whole")
         whole = contents(tmp_path / "whole")
         self.full_after(monkeypatch, files)
-        with pytest.raises(data.DataError, match="cannot be written: No space left") as caught:
+        with pytest.raises(WriteError, match="cannot be written: No space left") as caught:
             convert(spec, tmp_path / "to")
         assert "the same command goes on from there" in caught.value.__notes__[0]
         monkeypatch.undo()
@@ -163,7 +164,7 @@ class TestInterrupted:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(Path, "replace", full)
-        with pytest.raises(data.DataError, match=r"classes\.txt: cannot be written: No space left"):
+        with pytest.raises(WriteError, match=r"classes\.txt: cannot be written: No space left"):
             convert(spec, tmp_path / "to")
         assert contents(tmp_path / "to") == {}
 
@@ -210,7 +211,7 @@ class TestPlace:
 
     def test_folder_that_cannot_be_made(self, spec, tmp_path):
         (tmp_path / "file").touch()
-        with pytest.raises(data.DataError, match="cannot be made: Not a directory") as caught:
+        with pytest.raises(WriteError, match="cannot be made: Not a directory") as caught:
             convert(spec, tmp_path / "file" / "to")
         assert "goes on" in caught.value.__notes__[0]
 
@@ -267,7 +268,7 @@ class TestSbd:
 
     def test_full_disk(self, root, monkeypatch):
         monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
-        with pytest.raises(data.DataError, match=r"\.png: cannot be written: full") as caught:
+        with pytest.raises(WriteError, match=r"\.png: cannot be written: full") as caught:
             convert_sbd(root)
         assert "goes on from there" in caught.value.__notes__[0]
         assert {file.suffix for file in (root / "cls").iterdir()} == {".mat"}

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from minifcn import data
+from minifcn.files import WriteError
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -269,14 +270,14 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full_disk)
-    with pytest.raises(data.DataError, match=r"a\.png: cannot be written: No space left"):
+    with pytest.raises(WriteError, match=r"a\.png: cannot be written: No space left"):
         data.save_label(tmp_path / "a.png", LABEL + 1, data.voc_palette(22))
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
     np.testing.assert_array_equal(data.read_label(tmp_path / "a.png"), LABEL)
 
 
 def test_writing_into_a_missing_folder(tmp_path):
-    with pytest.raises(data.DataError, match="cannot be written: No such file or directory"):
+    with pytest.raises(WriteError, match="cannot be written: No such file or directory"):
         data.save_label(tmp_path / "none" / "a.png", LABEL, data.voc_palette(22))
 
 

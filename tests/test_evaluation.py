@@ -288,8 +288,7 @@ def test_learnt_images_are_recognised(rng):
 
 
 def test_results_hold_plain_numbers():
-    matrix = ConfusionMatrix(3)
-    matrix.matrix[...] = [[6, 2, 0], [0, 0, 0], [0, 0, 0]]
+    matrix = ConfusionMatrix.from_counts([[6, 2, 0], [0, 0, 0], [0, 0, 0]])
     found = results(matrix, ["a", "b", "c"])
     assert found["mean_iu"] == pytest.approx((0.75 + 0) / 2)
     assert results(matrix, ["a", "b", "c"], "exclude")["mean_iu"] == pytest.approx(0.75)
@@ -301,8 +300,7 @@ def test_results_hold_plain_numbers():
 
 
 def test_a_warning_of_a_net_that_says_one_class_only():
-    matrix = ConfusionMatrix(2)
-    matrix.matrix[...] = [[60, 0], [40, 0]]
+    matrix = ConfusionMatrix.from_counts([[60, 0], [40, 0]])
     assert "100.0% of all pixels are predicted as 'sea'" in one_class_warning(matrix, ["sea", "up"])
-    matrix.matrix[...] = [[60, 0], [30, 10]]
+    matrix = ConfusionMatrix.from_counts([[60, 0], [30, 10]])
     assert one_class_warning(matrix, ["sea", "up"]) is None

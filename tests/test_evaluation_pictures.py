@@ -9,8 +9,9 @@ from PIL import Image
 
 from minifcn import data, viz
 from minifcn.confusion_picture import confusion_picture, shade
-from minifcn.data import DataError, Head, Sample
+from minifcn.data import Head, Sample
 from minifcn.evaluation import EvaluationError, Scored
+from minifcn.files import WriteError
 from minifcn.metrics import ConfusionMatrix
 from minifcn.worst import Worst, write_sheet
 
@@ -154,7 +155,7 @@ def test_a_sheet_of_nothing(tmp_path):
 
 
 def test_a_sheet_that_cannot_be_written(tmp_path):
-    with pytest.raises(DataError, match=r"sheet.png: cannot be written"):
+    with pytest.raises(WriteError, match=r"sheet.png: cannot be written"):
         write_sheet(tmp_path / "missing" / "sheet.png", cases(), SHAPES)
 
 
@@ -169,8 +170,7 @@ def test_no_images_wanted():
 def drawn(matrix):
     """Return the colours of a picture's cells, found by their frames' distance to the corner."""
     count = len(matrix)
-    confusion = ConfusionMatrix(count)
-    confusion.matrix[...] = matrix
+    confusion = ConfusionMatrix.from_counts(matrix)
     picture = confusion_picture(confusion, [f"c{k}" for k in range(count)])
     cell = min(44, max(24, 900 // count))
     pixels = np.asarray(picture)

@@ -236,6 +236,15 @@ def test_only_equal_tents_on_the_diagonal_are_separable():
     assert separable.tent_of(weight[:, :2]) is None
 
 
+def test_a_tent_may_be_large_and_negative_in_part():
+    tent = np.array([-11.1, 22.3, 33.7, -11.1], np.float32)
+    weight = np.zeros((2, 2, 4, 4), np.float32)
+    weight[range(2), range(2)] = np.outer(tent, tent)
+    np.testing.assert_allclose(separable.tent_of(weight), tent, rtol=1e-6)
+    weight[1, 1, 0, 1] *= np.float32(1 + 1e-5)
+    assert separable.tent_of(weight) is None
+
+
 def test_upsampling_of_infinity_stays_within_its_kernel():
     x = np.zeros((1, 1, 5, 5), np.float32)
     x[0, 0, 2, 2] = np.inf

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +21,17 @@ from PIL import Image
 from rich.console import Console
 
 import minifcn.functional as F
-from minifcn import cli, data, loop, models, nn, prepare, run_lock, train
+from minifcn import cli, data, loop, models, nn, prepare, run_lock, runs, train
 from minifcn.data import Batch, Loader, Preprocessing, Sample
 from minifcn.data.order import Order
-from minifcn.data.unreadable import TRIES
+from minifcn.data.unreadable import TRIES, Unread
 from minifcn.diagnose import diagnose, not_finite
 from minifcn.loop import MOST_SKIPPED, Training
 from minifcn.observer import Observer
 from minifcn.progress import TerminalObserver
 from minifcn.recipes import Recipe
 from minifcn.run_lock import FolderInUseError, locked
+from minifcn.snapshot import Snapshots
 from minifcn.step import NotFiniteStepError, Step
 
 RECIPE = Recipe(steps=6, lr=0.01, batch_size=2, crop=None, warmup=1)
@@ -89,7 +92,7 @@ def test_an_unreadable_image_stops_unless_asked_otherwise(error):
         take(Loader(Damaged(12, [3], error), 2), 6)
     batches = take(Loader(Damaged(12, [3], error), 2, on_error="skip"), 12)
     assert [batch.skipped for batch in batches if batch.skipped] == [
-        ("3.png: file is damaged",)
+        (Unread(3, "3.png: file is damaged"),)
     ] * 2
     assert all(len(batch.names) == 2 and "3.png" not in batch.names for batch in batches)
 
@@ -132,7 +135,7 @@ def test_a_substitute_in_a_bucket_is_of_the_size(sampling):
     dataset = Damaged(40, [1, 2, 3], sizes=(16, 24))  # 0 is readable, and of 16 pixels
     loader = Loader(dataset, 4, sizes="bucket", sampling=sampling, on_error="skip")
     batches = take(loader, 20)
-    assert len({message for batch in batches for message in batch.skipped}) == 3
+    assert len({bad for batch in batches for bad in batch.skipped}) == 3
     with pytest.raises(data.DataError, match=r"1\.png"):
         Loader(dataset, 4, sizes="bucket")
 
@@ -150,6 +153,49 @@ def test_if_nothing_can_be_read_nobody_tries_for_ever():
     message = rf"^{TRIES + 1} samples of listed in turn cannot be read: .*; and \d+ more$"
     with pytest.raises(data.DataError, match=message):
         take(Loader(Damaged(50, range(50)), 1, on_error="skip"), 1)
+
+
+class Ending(Observer):
+    """Ends a run after a step, as if it was killed."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def stepped(self, name, step):
+        if step.step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("noted", "mended", "error"),
+    [
+        (True, 0, "^3 of the 20 samples of listed cannot be read: "),
+        (True, 1, None),
+        (False, 0, None),  # by a version that did not note which were bad
+    ],
+)
+def test_how_many_are_unreadable_is_not_counted_anew_by_a_run_that_goes_on(
+    tmp_path, monkeypatch, noted, mended, error
+):
+    order = [index for number in range(10) for index in Order(20, 2, seed=0)(number)]
+    bad = order[0], order[3], order[-1]  # in the first, the second and the last step
+    recipe, val_set = replace(RECIPE, steps=10), Damaged(2, [])
+    options = {"out": tmp_path, "save_every": 1, "on_bad_image": "skip"}
+    with monkeypatch.context() as patched:
+        if not noted:
+            save = Snapshots.save
+
+            def older(self, stage, state, facts):
+                del facts["unread"]
+                save(self, stage, state, facts)
+
+            patched.setattr(Snapshots, "save", older)
+        ended, first = options | {"observer": Ending(4)}, Damaged(20, bad[:2])
+        with pytest.raises(KeyboardInterrupt):
+            train.run({"fcn32s": recipe}, first, val_set, **ended)
+    again = Damaged(20, bad[mended:])
+    with pytest.raises(data.DataError, match=error) if error else nullcontext():
+        train.run({"fcn32s": recipe}, again, val_set, **options, resume=True)
 
 
 def image_folder(folder, count=22):
@@ -475,6 +521,39 @@ def test_a_killed_worker_ends_a_run_that_has_saved_what_it_learned(tmp_path):
     model = train.run(stages, Damaged(12, []), val_set, tmp_path, resume=True)["fcn32s"].model
     for name, array in whole.state_dict().items():
         np.testing.assert_array_equal(array, model.state_dict()[name])
+
+
+class Group(Damaged):
+    """A data set of which one image brings a signal to all processes of a run that waits for it."""
+
+    def __init__(self, count, log=None):
+        super().__init__(count, [])
+        self.log, self.main = log, os.getpid()
+
+    def __getitem__(self, index):
+        if self.log and index == Order(12, 2, seed=0)(3)[0]:
+            while self.log.read_text().count('"loss"') < 3:
+                time.sleep(0.02)
+            time.sleep(0.5)
+            os.kill(self.main, signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_a_signal_that_ends_the_workers_first_stops_the_run_as_any_other(tmp_path):
+    stages, val_set = {"fcn32s": RECIPE}, Damaged(4, [])
+    signalled = Group(12, tmp_path / "fcn32s" / "log.jsonl")
+    with pytest.raises(train.Stopped, match="all until step 3 is saved") as caught:
+        train.run(stages, signalled, val_set, tmp_path, workers=1)
+    assert caught.value.signal == signal.SIGTERM
+    assert "SIGTERM" in str(caught.value.__cause__)
+    assert runs.read(tmp_path).state.name == runs.STOPPED
+    train.run(stages, Group(12), val_set, tmp_path, resume=True)
+    train.run(stages, Group(12), val_set, tmp_path / "whole")
+    for file in ("best.safetensors", "last.safetensors"):
+        whole = (tmp_path / "whole" / "fcn32s" / file).read_bytes()
+        assert (tmp_path / "fcn32s" / file).read_bytes() == whole
 
 
 # --- two runs in one folder

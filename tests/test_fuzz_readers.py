@@ -305,6 +305,6 @@ def test_hdf5(tmp_path, monkeypatch):
             patch.setattr(hdf5.Hdf5, "_describe", lambda self, said=said: said)
             opened += check(path, path.read_bytes(), path.name)
     assert 0 < opened < cases
-    monkeypatch.setattr(hdf5, "PATIENCE", 1.0)
+    monkeypatch.setattr(hdf5, "TIME_LIMIT", 1.0)
     for path in stuck:
         check(path, path.read_bytes(), path.name)

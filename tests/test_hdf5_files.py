@@ -379,7 +379,7 @@ def test_a_library_that_hangs_or_crashes(h5, path, tmp_path, monkeypatch, progra
     worker = tmp_path / "worker.py"
     worker.write_text(program)
     monkeypatch.setattr(hdf5, "WORKER", worker)
-    monkeypatch.setattr(hdf5, "PATIENCE", 1.0)
+    monkeypatch.setattr(hdf5, "TIME_LIMIT", 1.0)
     assert re.search(reason, refused(path))
 
 

@@ -4,7 +4,9 @@ import ast
 import contextlib
 import io
 import json
+import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -157,10 +159,25 @@ def test_a_matlab_file_that_crashes_its_reader(tmp_path, monkeypatch):
         with pytest.raises(DataError, match=r"a\.mat: .* it crashed SciPy \(status -6\): fetch"):
             read_mat(path, "S")
         worker.write_text("import time; time.sleep(60)")
-        patch.setattr(module, "PATIENCE", 0.3)
+        patch.setattr(module, "TIME_LIMIT", 0.3)
         with pytest.raises(DataError, match="it took more than 0 s"):
             read_mat(path, "S")
     assert read_mat(path, "S").tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_a_signal_to_all_processes_leaves_the_reader_of_matlab_files_at_work(tmp_path):
+    """The run that asks it stops by itself then, and must not take the file for a damaged one."""
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"S": np.eye(2)})
+    reader = sys.modules[read_mat.__module__]._reader()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        read_mat(path, "S")
+        process = reader._process
+        process.send_signal(number)
+        time.sleep(0.1)
+        assert read_mat(path, "S").shape == (2, 2)
+        assert reader._process is process
 
 
 def test_lists_that_are_long_or_wide(tmp_path):

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import minifcn.functional as F
 from minifcn import Tensor, nn
 from minifcn.autograd import PRIMITIVES
-from minifcn.kernels import im2col, threads
+from minifcn.kernels import im2col, pooling, threads, tiles
 from minifcn.kernels.threads import parallel_for, workspace
 
 ROOT = Path(__file__).parent.parent
@@ -140,7 +140,7 @@ def test_calls_from_several_threads_at_once(threads_are):
     for user in users:
         user.join()
     assert all((result == 20).all() for result in results)
-    assert threads._blas_users == 0
+    assert threads._one_blas_thread.users == 0
 
 
 def blas_threads():
@@ -175,6 +175,20 @@ def test_the_environment_sets_the_number_of_threads(number):
 def test_without_the_environment_there_is_one_thread_per_processor_we_may_use():
     code = "from minifcn.kernels.threads import num_threads; print(num_threads())"
     assert int(python(code, MINIFCN_NUM_THREADS="")) == len(os.sched_getaffinity(0))
+
+
+def test_a_thread_that_cannot_be_started_is_a_clear_error(threads_are, monkeypatch):
+    threads_are(3)
+
+    def refused(*given, **more):  # as under ulimit -u
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(threads.ThreadError, match=r"one more thread.*: MINIFCN_NUM_THREADS=1"):
+            parallel_for(3, lambda i: None, ON_CPU)
+    with pytest.raises(RuntimeError, match="of another kind"), threads.starting_threads():
+        raise RuntimeError("of another kind")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " "])
@@ -361,3 +375,21 @@ def test_layers_of_different_sizes_in_turn_leave_nothing_behind(rng):
         g = np.ones_like(expected)
         w = F.conv2d_weight(x, g, weight.shape[2:], padding=padding)
         np.testing.assert_allclose((w * weight).sum(), expected.sum(), atol=1e-9)
+
+
+def test_what_depends_on_sizes_alone_is_computed_once():
+    net = nn.Sequential(nn.Conv2d(2, 3, 5, padding=2), nn.MaxPool2d(3, 2), nn.Conv2d(3, 2, 3))
+    x = Tensor(np.random.default_rng(0).normal(size=(2, 2, 13, 11)).astype(np.float32))
+    misses = []
+    for _ in range(2):
+        net(x).sum().backward()
+        misses.append([f.cache_info().misses for f in (tiles.cut, pooling.regions)])
+    assert misses[0] == misses[1]
+
+
+def test_the_weight_gradient_of_no_image_is_zero():
+    settings = (1, 1), (0, 0), (1, 1), 1
+    x, g = np.zeros((0, 4, 4, 3), np.float32), np.zeros((0, 2, 2, 5), np.float32)
+    for _ in range(20):
+        np.full((3 * 3 * 3, 5), np.nan, np.float32)  # the next array may get this one's memory
+        assert not im2col.conv2d_weight(x, g, (3, 3), *settings).any()

@@ -12,12 +12,6 @@ from minifcn.backend import Error
 from minifcn.metrics import ConfusionMatrix, MetricError, boundary_band
 
 
-def confusion_of(matrix):
-    confusion = ConfusionMatrix(len(matrix))
-    confusion.matrix += np.asarray(matrix, np.int64)
-    return confusion
-
-
 def test_hand_computed():
     confusion = ConfusionMatrix(3)
     target = np.array([[0, 0, 0, 0, 1, 1], [1, 2, 2, 255, 0, 255]])
@@ -67,7 +61,7 @@ def test_against_a_plain_loop():
 
 
 def test_class_neither_in_truth_nor_predicted_is_left_out():
-    confusion = confusion_of([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
+    confusion = ConfusionMatrix.from_counts([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
     assert math.isnan(confusion.iu()[2])
     assert confusion.mean_iu() == pytest.approx((3 / 4 + 4 / 5) / 2)
     assert confusion.mean_iu("exclude") == confusion.mean_iu()
@@ -75,7 +69,7 @@ def test_class_neither_in_truth_nor_predicted_is_left_out():
 
 
 def test_class_predicted_but_not_in_truth_counts_zero_or_is_left_out():
-    confusion = confusion_of([[3, 0, 1], [0, 4, 0], [0, 0, 0]])
+    confusion = ConfusionMatrix.from_counts([[3, 0, 1], [0, 4, 0], [0, 0, 0]])
     assert confusion.iu()[2] == 0
     assert confusion.mean_iu() == pytest.approx((3 / 4 + 1 + 0) / 3)
     assert confusion.mean_iu(absent="exclude") == pytest.approx((3 / 4 + 1) / 2)
@@ -99,7 +93,7 @@ def test_nothing_counted_gives_nan():
 
 def test_counts_beyond_32_bits():
     half = 2**33
-    confusion = confusion_of([[half, half], [0, half]])
+    confusion = ConfusionMatrix.from_counts([[half, half], [0, half]])
     assert confusion.pixel_accuracy() == pytest.approx(2 / 3)
     assert confusion.mean_iu() == pytest.approx(1 / 2)
     confusion.update(np.array([0], np.uint8), np.array([0], np.uint8))
@@ -120,7 +114,8 @@ def test_other_ignore_index():
 
 
 def test_adding():
-    first, second = confusion_of([[1, 2], [3, 4]]), confusion_of([[10, 0], [0, 10]])
+    first = ConfusionMatrix.from_counts([[1, 2], [3, 4]])
+    second = ConfusionMatrix.from_counts([[10, 0], [0, 10]])
     total = first + second
     assert total.matrix.tolist() == [[11, 2], [3, 14]]
     assert first.matrix.tolist() == [[1, 2], [3, 4]]
@@ -168,6 +163,34 @@ def test_update_refuses_and_counts_nothing(target, prediction, message):
 def test_wrong_arguments(arguments, message):
     with pytest.raises(MetricError, match=message):
         ConfusionMatrix(**arguments)
+
+
+def test_counts_are_copied():
+    counts = np.array([[1, 2], [3, 4]], np.uint16)
+    confusion = ConfusionMatrix.from_counts(counts, ignore_index=-1)
+    counts[0, 0] = 100
+    assert confusion.matrix.tolist() == [[1, 2], [3, 4]]
+    assert confusion.matrix.dtype == np.int64
+    assert (confusion.num_classes, confusion.ignore_index) == (2, -1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([[1, 2], [3]], "rows of unlike length"),
+        ([1, 2], r"of shape \(2,\)"),
+        ([[1, 2]], r"of shape \(1, 2\): they must be \(K, K\)"),
+        (np.zeros((0, 0), int), "num_classes is 0"),
+        ([[0.5]], "counts are float64: pixels are counted in integers"),
+        ([[True]], "counts are bool"),
+        ([[1, -2], [0, 0]], "counts hold -2: they must be 0 to"),
+        (np.array([[2**63]], np.uint64), "counts hold 9223372036854775808"),
+        (np.zeros((256, 256), int), "ignore_index is 255"),
+    ],
+)
+def test_wrong_counts(counts, message):
+    with pytest.raises(MetricError, match=message):
+        ConfusionMatrix.from_counts(counts)
 
 
 def test_metric_errors_are_errors_of_the_library():

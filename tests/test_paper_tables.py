@@ -212,7 +212,7 @@ def test_an_interrupted_run_goes_on(workshop, monkeypatch, capsys):
     assert entry["seconds"] > 0
     assert "processors" in entry["machine"]
     assert list(entry["settings"]["stages"]) == ["fcn32s", "fcn16s"]
-    assert set(document.METRICS) <= set(entry["result"])
+    assert set(document.COLUMNS) <= set(entry["result"])
     assert entry["result"]["moved"] == 0
     assert again.results.cells["e/learned seed 0"]["result"]["moved"] > 0
     assert again.results.cells["c/32 seed 0"]["seed"] is None

@@ -161,9 +161,8 @@ def start(mpiexec, record_count):
 
     def started(number, *arguments, **environment):
         record_count("processes of MPI", number)
-        program = (
-            [str(WORKER)] if arguments[0] in ("sums", "answers", "stuck") else ["-m", "minifcn"]
-        )
+        ours = arguments[0] in ("sums", "answers", "stuck", "uncaught")
+        program = [str(WORKER)] if ours else ["-m", "minifcn"]
         process = subprocess.Popen(
             [mpiexec, "-n", str(number), sys.executable, *program, *map(str, arguments)],
             env=os.environ | {"PYTHONPATH": str(WORKER.parent.parent)} | environment,
@@ -398,6 +397,23 @@ def test_a_rank_that_is_stuck_is_named(run, tmp_path):
     done = run(3, "stuck", tmp_path, MINIFCN_PATIENCE="1")
     assert done.code == 2
     assert re.search(r"rank [02]: rank [02] has waited 1 s for rank 1 \(process \d+ on", done.text)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("ranks", "told"), [("0", 1), ("1", 1), ("01", 1)])
+def test_an_error_that_a_script_does_not_catch_ends_all(run, ranks, told):
+    start = time.monotonic()
+    done = run(2, "uncaught", "broken", ranks)
+    assert done.code == 1
+    assert done.text.count("ValueError: broken") == told
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.oracle
+def test_ranks_that_were_stopped_end_by_themselves(run):
+    """One may still have files to write."""
+    done = run(2, "uncaught", "stopped", "01")
+    assert done.text.count("Stopped: all is saved") == 2
 
 
 @pytest.mark.oracle

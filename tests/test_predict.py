@@ -321,6 +321,18 @@ def test_the_overlay_shows_image_and_legend(photos, loaded, tmp_path):
     assert pixels.shape[1] > 30
 
 
+def test_overlays_are_written_in_little_time(photos, loaded, tmp_path, monkeypatch):
+    levels, save = {}, Image.Image.save
+
+    def watched(self, file, **options):
+        levels[self.mode] = options["compress_level"]
+        save(self, file, **options)
+
+    monkeypatch.setattr(Image.Image, "save", watched)
+    predict_files(loaded, [photos / "b.png"], tmp_path / "out")
+    assert levels == {"P": 6, "RGB": 1}
+
+
 def test_images_are_left_alone(photos, loaded):
     before = {file: file.read_bytes() for file in photos.iterdir()}
     images, _ = find_images([photos])

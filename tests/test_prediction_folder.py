@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from minifcn import data
-from minifcn.data import DataError, Files, Head, Item
+from minifcn.data import Files, Head, Item
 from minifcn.data.names import UnsafeNameError
+from minifcn.files import WriteError
 from minifcn.prediction_folder import FolderError, PredictionFolder
 
 LABEL = np.array([[0, 1], [2, 1]], np.uint8)
@@ -158,6 +159,6 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, dataset, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(DataError, match=r"one.png: cannot be written: No space left on device"):
+    with pytest.raises(WriteError, match=r"one.png: cannot be written: No space left on device"):
         folder.save("one", {"": LABEL})
     assert files_in(tmp_path / "out") == []

@@ -17,9 +17,7 @@ from minifcn.train import Step
 
 
 def matrix(*counts):
-    result = ConfusionMatrix(len(counts))
-    result.matrix[...] = counts
-    return result
+    return ConfusionMatrix.from_counts(counts)
 
 
 GOOD, BAD = matrix([90, 10], [20, 80]), matrix([100, 0], [100, 0])

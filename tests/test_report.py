@@ -18,9 +18,7 @@ NASTY = '<script>alert("&")</script>'
 
 
 def matrix(*counts):
-    result = ConfusionMatrix(len(counts))
-    result.matrix[...] = counts
-    return result
+    return ConfusionMatrix.from_counts(counts)
 
 
 GOOD, BAD = matrix([90, 10], [20, 80]), matrix([100, 0], [100, 0])

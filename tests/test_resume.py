@@ -338,8 +338,32 @@ def test_best_weights_of_a_step_that_was_not_saved_are_not_taken(tmp_path, never
 def test_best_weights_that_are_nowhere_any_more_are_told(tmp_path, never_stopped):
     run(tmp_path)
     flip_a_bit(tmp_path / "fcn32s" / "best.safetensors")  # its checkpoints are gone
-    with pytest.raises(SnapshotError, match="no checkpoint is whole"):
+    told = (
+        r"fcn32s/best\.safetensors holds other weights, and the best ones of fcn32s, those of step "
+    )
+    with pytest.raises(SnapshotError, match=told + r"\d, are in no checkpoint any more: put that"):
         run(tmp_path, resume=True, observer=Watcher())
+    (tmp_path / "fcn32s" / "best.safetensors").unlink()
+    with pytest.raises(SnapshotError, match=r"fcn32s/best\.safetensors is missing, and .*--init"):
+        run(tmp_path, resume=True, observer=Watcher())
+
+
+@pytest.mark.parametrize("at", [9, None])
+def test_a_run_whose_checkpoints_were_deleted_is_not_overwritten(tmp_path, at):
+    stopped(tmp_path, at) if at else run(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(TrainingError, match=r"no checkpoint to go on from: put \S+/checkpoints"):
+        run(tmp_path, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    run(tmp_path)  # without resume, Python begins anew
+
+
+def test_a_run_that_has_made_no_step_needs_no_checkpoint(tmp_path, never_stopped):
+    stopped(tmp_path, 1)
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    run(tmp_path, resume=True)
+    assert outcome(tmp_path) == never_stopped()[0]
 
 
 def test_a_checkpoint_of_a_newer_format_is_not_read(tmp_path, monkeypatch):
@@ -583,7 +607,7 @@ def test_an_error_between_two_checkpoints_loses_nothing(tmp_path, never_stopped)
 
 
 def test_an_update_that_was_broken_off_is_not_saved(tmp_path, monkeypatch):
-    def broken(optimizer):
+    def broken(optimizer, only_if=None):
         optimizer.param_groups[0]["params"][0].data[...] = 3
         raise BrokenError
 

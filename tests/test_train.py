@@ -287,15 +287,18 @@ def test_a_run_leaves_config_metrics_logs_and_weights(tmp_path):
     assert loaded.origin == "fcn16s trained on shapes train"
 
 
+def right_in(percent, classes):
+    """Return the counts of a net that is right in so many of a hundred pixels of each class."""
+    right = np.eye(classes, dtype=int)
+    return ConfusionMatrix.from_counts(percent * right + (100 - percent) * right[::-1])
+
+
 def fake_scores(monkeypatch, scores):
     """Make each evaluation find the next of these shares of right pixels."""
     given = iter(scores)
 
     def fake(*arguments, **options):
-        matrix = ConfusionMatrix(4)
-        score = next(given)
-        matrix.matrix[...] = score * np.eye(4) + (100 - score) * np.eye(4)[::-1]
-        return {"": matrix}
+        return {"": right_in(next(given), 4)}
 
     monkeypatch.setattr(stage, "evaluate", fake)
 
@@ -461,10 +464,7 @@ def test_a_run_with_two_heads_tells_of_each_and_is_judged_by_the_first(tmp_path,
 
     def fake(*arguments, **options):
         good = next(scores)
-        kind, any_shape = ConfusionMatrix(4), ConfusionMatrix(2)
-        kind.matrix[...] = good * np.eye(4) + (100 - good) * np.eye(4)[::-1]
-        any_shape.matrix[...] = (100 - good) * np.eye(2) + good * np.eye(2)[::-1]
-        return {"kind": kind, "any": any_shape}
+        return {"kind": right_in(good, 4), "any": right_in(100 - good, 2)}
 
     monkeypatch.setattr(stage, "evaluate", fake)
     observer = Recorder()

@@ -11,7 +11,7 @@ from run_folders import TRAIN, matrix, trained
 
 from minifcn import run_log
 from minifcn.curve import Curve
-from minifcn.data.images import DataError
+from minifcn.files import WriteError
 from minifcn.run_log import Log, LogError, StageLog, cut_log, evaluation_line, read_log
 from minifcn.step import Step, StepLoss
 
@@ -208,7 +208,7 @@ def test_a_log_may_be_missing_and_one_of_an_earlier_run_is_emptied(tmp_path):
     path.write_text("of another run\n" * 3)
     assert cut_log(path, 0).step == 0
     assert path.read_text() == ""
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         cut_log(tmp_path / "missing" / "log.jsonl", 0)
 
 

@@ -17,7 +17,8 @@ from strict_page import Page
 
 from minifcn import runs, watch
 from minifcn.chart import Line, apart, chart
-from minifcn.data import DataError, Head
+from minifcn.data import Head
+from minifcn.files import WriteError
 from minifcn.run_log import evaluation_line, read_log
 from minifcn.run_page import write_page
 from minifcn.step import Step
@@ -262,7 +263,7 @@ def test_a_page_that_takes_long_is_written_seldom(tmp_path, monkeypatch):
 
 def test_a_report_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     def full(path, run):
-        raise DataError("no space left")
+        raise WriteError("no space left")
 
     warnings = []
     with watched(tmp_path, warned=warnings.append) as one:

@@ -164,6 +164,27 @@ def test_one_damaged_run_does_not_hide_the_others(run, some):
     assert "two/fcn8s/log.jsonl, line 1" in lines[2]
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_folder_that_may_not_be_read_does_not_hide_the_others(run, some, monkeypatch, named):
+    closed, scandir = some / "a" / "closed", os.scandir
+    closed.mkdir()
+
+    def refused(folder):  # as for others than root after chmod 700
+        if folder == closed:
+            raise PermissionError(13, "Permission denied", str(closed))
+        return scandir(folder)
+
+    monkeypatch.setattr(runs.os, "scandir", refused)
+    code, out, err = run(closed if named else some)
+    assert (code, err) == (
+        0,
+        f"minifcn: warning: {closed}: cannot be looked into: Permission denied\n",
+    )
+    assert names(out) == ([] if named else ["one", "two", "b"])
+    with pytest.raises(PermissionError):
+        runs.find([some])
+
+
 def test_files_of_other_programs_are_passed_by(run, some):
     (some / "a" / "other").mkdir()
     (some / "a" / "other" / "config.json").write_text('{"compilerOptions": {}}')

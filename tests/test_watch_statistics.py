@@ -8,9 +8,9 @@ from run_folders import RECIPE, TRAIN, WIDTHS
 
 from minifcn import data, models, nn
 from minifcn.autograd import Tensor
+from minifcn.layer_statistics import STATISTICS, layer_statistics
 from minifcn.loop import Training
 from minifcn.optim import SGD
-from minifcn.statistics import STATISTICS, layer_statistics
 
 
 def net(name="fcn8s", widths=WIDTHS):
@@ -100,7 +100,7 @@ def test_looking_does_not_change_a_bit():
 
 
 def test_a_gpu_is_asked_once(cupy, monkeypatch):
-    from minifcn import statistics
+    from minifcn import layer_statistics as statistics
 
     asked = []
     fetch = statistics.to_numpy

@@ -9,20 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from minifcn.data.images import replace_file
+from minifcn.files import replace_file
+from minifcn.metrics import METRICS
 
 from .plan import NETS, SEARCH, SEARCH_SEED, SEEDS, Plan, PlanError, Segmenting
 from .results import Results, Spread
 
 MISSING = "not run"
-METRICS = {
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "mean_iu": "mean IU",
-    "fw_iu": "f.w. IU",
-    "band_iu": "mean IU near boundaries",
-    "rest_iu": "elsewhere",
-}
+COLUMNS = METRICS | {"band_iu": "mean IU near boundaries", "rest_iu": "elsewhere"}
 SPREAD = ("mean_iu", "band_iu", "rest_iu")  # the others would only make the tables wide
 VARIANTS = {
     "b/32s-fixed": "FCN-32s-fixed",
@@ -88,16 +82,16 @@ def spread(results: Results, name: str, number: str) -> str:
 
 
 def metrics(results: Results, name: str) -> list[str]:
-    """Return the cells of `METRICS`: some with their spread, the others as the mean alone."""
+    """Return the cells of `COLUMNS`: some with their spread, the others as the mean alone."""
     return [
         spread(results, name, key) if key in SPREAD else spread(results, name, key).split(" (")[0]
-        for key in METRICS
+        for key in COLUMNS
     ]
 
 
 def differences(results: Results, first: str, second: str) -> list[str]:
-    """Return what a cell has more than another, for the columns of `METRICS`."""
-    return [difference(results, first, second, key) if key in SPREAD else "" for key in METRICS]
+    """Return what a cell has more than another, for the columns of `COLUMNS`."""
+    return [difference(results, first, second, key) if key in SPREAD else "" for key in COLUMNS]
 
 
 def difference(results: Results, first: str, second: str, number: str) -> str:
@@ -160,7 +154,7 @@ def table_a(plan: Plan, results: Results) -> Rows:
 
 def table_b(plan: Plan, results: Results) -> Rows:
     """Return table b, with the differences from line to line below it."""
-    rows = [["net", "steps", *METRICS.values(), "seconds", "the paper's mean IU"]]
+    rows = [["net", "steps", *COLUMNS.values(), "seconds", "the paper's mean IU"]]
     for name, title in VARIANTS.items():
         cell = plan.cells[name]
         assert isinstance(cell, Segmenting)
@@ -201,7 +195,7 @@ def table_d(plan: Plan, results: Results) -> Rows:
         "d/online": "online: 1 image, summed loss, momentum 0.9",
         "d/heavy": "heavy: 1 image, summed loss, momentum 0.99",
     }
-    rows = [["learning", "rate", "steps", *METRICS.values(), "seconds"]]
+    rows = [["learning", "rate", "steps", *COLUMNS.values(), "seconds"]]
     for name, title in titles.items():
         cell = plan.cells[name]
         assert isinstance(cell, Segmenting)
@@ -217,7 +211,7 @@ def table_d(plan: Plan, results: Results) -> Rows:
 
 def table_e(plan: Plan, results: Results) -> Rows:
     """Return table e: the fixed upsampling is that of table b."""
-    rows = [["FCN-8s", *METRICS.values(), "change of the kernels", "seconds"]]
+    rows = [["FCN-8s", *COLUMNS.values(), "change of the kernels", "seconds"]]
     for name, title in (("b/8s", "upsampling fixed"), ("e/learned", "x2 layers learned")):
         numbers = metrics(results, name)
         seconds = mean(results, name, "training_seconds")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minifcn.backend import Error
-from minifcn.train import write_json
+from minifcn.json_file import write_json
 
 
 class ResultsError(Error, ValueError):

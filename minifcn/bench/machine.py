@@ -144,7 +144,7 @@ def _peak(worker: Worker, threads: int) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     for attempt in range(measure.TRIES):
         if attempt:
-            wait_for_quiet(measure.PATIENCE)
+            wait_for_quiet(measure.WAIT)
         found.append(worker.ask("peak", size=SIDE, threads=threads))
         if not disturbed(found[-1]["others"]):
             return found[-1]

@@ -14,7 +14,7 @@ from typing import Any
 from .load import disturbed, wait_for_quiet
 
 TRIES = 3  # blocks to make until one is not disturbed
-PATIENCE = 2.0  # seconds to wait for others to end, before the next try
+WAIT = 2.0  # seconds to wait for others to end, before the next try
 
 
 @dataclass
@@ -93,7 +93,7 @@ def _one_block(timing: Timing, block: Block, quiet: Callable[[float], None]) -> 
     found: list[Mapping[str, Any]] = []
     for attempt in range(TRIES):
         if attempt:
-            quiet(PATIENCE)
+            quiet(WAIT)
         found.append(block())
         if not disturbed(found[-1]["others"]):
             break

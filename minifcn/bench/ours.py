@@ -62,7 +62,7 @@ def _step(net: nn.Module, images: Array, labels: Array, optimizer: SGD) -> Calla
         loss.backward()
         return [loss.data]
 
-    gradients = Gradients(net.parameters(), compute)  # as in training: replayed on a GPU
+    gradients = Gradients(net, compute)  # as in training: replayed on a GPU
 
     def step() -> Array:
         (loss,) = gradients(images, labels)

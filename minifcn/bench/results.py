@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..train import write_json
+from ..json_file import write_json
 from .floor import least_ms
 from .measure import Timing
 from .sides import OURS, Side

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from minifcn.data.ahead import processors
 from minifcn.data.dataset import DataError, Dataset, heads_of
 from minifcn.data.files import Files
 from minifcn.data.sources import open_dataset, parse, published_size, splits_of
@@ -153,7 +153,7 @@ def check(
     jobs = _jobs(datasets)
     report.samples = len(jobs)
     if workers is None:
-        workers = min(_processors(), len(jobs) // WORTH_A_PROCESS)
+        workers = min(processors(), len(jobs) // WORTH_A_PROCESS)
     same_pixels: dict[int, list[tuple[str, Job]]] = defaultdict(list)
     names: dict[str, set[str]] = {split: set() for split in datasets}
     listed = 0
@@ -241,11 +241,6 @@ def _look_at_all(
     workers = min(workers, len(numbers))
     shares = by_processes(look, numbers, workers, prefetch=2) if workers else map(look, numbers)
     return itertools.chain.from_iterable(shares)
-
-
-def _processors() -> int:
-    ours = getattr(os, "sched_getaffinity", None)  # where the system tells which we may use
-    return len(ours(0)) if ours else os.cpu_count() or 1
 
 
 def _kinds_that_differ(report: Report) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from minifcn.data.dataset import IGNORE, DataError, Sample
 from minifcn.data.preprocessing import Preprocessing
+from minifcn.data.unreadable import Unread
 
 
 class Batch(NamedTuple):
@@ -24,14 +25,14 @@ class Batch(NamedTuple):
     names
         The names of the N samples.
     skipped
-        What was wrong with each sample that could not be read, and was replaced by another one;
-        see `minifcn.data.Loader`.
+        Of each sample that could not be read, and was replaced by another one, its number and what
+        was wrong; see `minifcn.data.Loader`.
     """
 
     images: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[Unread, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Tell how to pickle a batch: as it lies in memory, which arrays alone may not remember."""

@@ -14,10 +14,11 @@ from minifcn.data.colours import classes_text
 from minifcn.data.dataset import DataError, Dataset, heads_of, streams_of
 from minifcn.data.files import Files, Item
 from minifcn.data.folder import IMAGE_ENDINGS
-from minifcn.data.images import read_image, replace_file, save_image, save_label, voc_palette
+from minifcn.data.images import read_image, save_image, save_label, voc_palette
 from minifcn.data.names import check_inside, file_parts, same_file_key
 from minifcn.data.sbd import find_sbd, read_sbd_label
 from minifcn.data.sources import open_dataset, parse, splits_of
+from minifcn.files import WriteError, replace_file
 
 Progress = Callable[[float, int], None]  # called with the numbers of files done and of all
 
@@ -72,7 +73,9 @@ def convert(
     ------
     DataError
         If the data set has several kinds of labels or other images than colour ones, two different
-        samples have one name, ``out`` holds something else, or a file cannot be read or written.
+        samples have one name, ``out`` holds something else, or a file cannot be read.
+    WriteError
+        If a file cannot be written.
 
     Examples
     --------
@@ -128,7 +131,9 @@ def convert_sbd(
     Raises
     ------
     DataError
-        If there are no MATLAB files, or a file cannot be read or written.
+        If there are no MATLAB files, or a file cannot be read.
+    WriteError
+        If a file cannot be written.
     """
     folder = find_sbd(Path(path)) / "cls"
     files = sorted(folder.glob("*.mat"))
@@ -151,11 +156,8 @@ def _continues(folder: Path) -> Iterator[None]:
     """Add to an error of writing, as on a full disk, that nothing is lost."""
     try:
         yield
-    except DataError as error:
-        if isinstance(error.__cause__, OSError):
-            error.add_note(
-                f"The files in {folder} are complete; the same command goes on from there."
-            )
+    except WriteError as error:
+        error.add_note(f"The files in {folder} are complete; the same command goes on from there.")
         raise
 
 
@@ -247,5 +249,5 @@ def _inside(out: Path, *parts: str, ending: str = "") -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{path.parent}: cannot be made: {error.strerror or error}") from error
+        raise WriteError(f"{path.parent}: cannot be made: {error.strerror or error}") from error
     return path

@@ -9,13 +9,21 @@ from typing import get_args
 
 import numpy as np
 
-from minifcn.data.ahead import by_thread
+from minifcn.data.ahead import by_threads
 from minifcn.data.collate import Batch, collate
 from minifcn.data.dataset import DataError, Dataset, Sample
 from minifcn.data.order import Order, Sampling, Sizes, sizes_of
 from minifcn.data.preprocessing import UNIT, Preprocessing
 from minifcn.data.transforms import augment
-from minifcn.data.unreadable import INSTEAD, UNREADABLE, WAY_PAST, Bad, OnError, read_instead
+from minifcn.data.unreadable import (
+    INSTEAD,
+    UNREADABLE,
+    WAY_PAST,
+    Bad,
+    OnError,
+    Unread,
+    read_instead,
+)
 from minifcn.data.workers import by_processes
 
 __all__ = ["Batch", "Loader"]
@@ -118,7 +126,7 @@ class Loader:
         self.seed = seed
         self.workers, self.prefetch = workers, prefetch
         self.pad = sizes == "pad"
-        self.skips = on_error == "skip"
+        self.skips, self.bad = on_error == "skip", Bad(dataset)
         self.shard = shard
         self.changes = {
             "crop": crop,
@@ -138,17 +146,16 @@ class Loader:
         Closing the iterator ends the workers; so does throwing it away.
         """
         _at_least("start", start, 0)
-        bad = Bad(self.dataset)
         with closing(self._ahead(self.batch, itertools.count(start), self.workers)) as batches:
             for batch in batches:
-                bad.add(batch.skipped)
+                self.bad.add(batch.skipped)
                 yield batch
 
     def batch(self, number: int) -> Batch:
         """Return one training batch."""
         rank, ranks = self.shard
         places = enumerate(self.order(number), start=number * self.batch_size)
-        samples, skipped = [], list[str]()
+        samples, skipped = [], list[Unread]()
         for place, index in list(places)[rank::ranks]:
             rng = np.random.default_rng([self.seed, CHANGES, place])
             sample, bad = self.sample(index, place)
@@ -156,7 +163,7 @@ class Loader:
             skipped += bad
         return self.collate(samples)._replace(skipped=tuple(skipped))
 
-    def sample(self, index: int, place: int) -> tuple[Sample, tuple[str, ...]]:
+    def sample(self, index: int, place: int) -> tuple[Sample, tuple[Unread, ...]]:
         """Return a sample, or the one for a place in its stead; and what could not be read."""
         try:
             return self.dataset[index], ()
@@ -165,7 +172,8 @@ class Loader:
                 error.add_note(WAY_PAST)
                 raise
             rng = np.random.default_rng([self.seed, INSTEAD, place])
-            return read_instead(self.dataset, error, self.order.alike(index), rng)
+            first = Unread(index, str(error))
+            return read_instead(self.dataset, first, self.order.alike(index), rng)
 
     def in_order(self) -> Generator[Batch, None, None]:
         """Yield every sample once, first to last, unchanged; the last batch may be smaller."""
@@ -186,9 +194,7 @@ class Loader:
         """Return an iterator over batches, by their numbers, made as chosen."""
         if workers:
             return by_processes(make, numbers, workers, self.prefetch)
-        if self.prefetch:
-            return by_thread(make, numbers, self.prefetch)
-        return (make(number) for number in numbers)
+        return by_threads(make, numbers, self.prefetch)
 
 
 def _parts(

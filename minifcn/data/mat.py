@@ -23,7 +23,7 @@ from minifcn.plain_text import one_line
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 WORKER = Path(__file__).with_name("mat_worker.py")
-PATIENCE = 60.0  # seconds for a file; a thousandth of it is usual
+TIME_LIMIT = 60.0  # seconds for a file; a thousandth of it is usual
 MEMORY = 2 << 30  # bytes of addresses for the process that reads; Python and SciPy take a fifth
 MAP_RULE = "a label map must be whole numbers of shape (H, W)"
 
@@ -111,7 +111,7 @@ class _Reader:
             process = self._process = self._process or _start()
             assert process.stdin is not None
             assert process.stdout is not None
-            watch = threading.Timer(PATIENCE, process.kill)
+            watch = threading.Timer(TIME_LIMIT, process.kill)
             watch.start()
             try:
                 question = json.dumps([os.fspath(path.absolute()), variable, most_pixels()])
@@ -132,8 +132,9 @@ class _Reader:
             if whole:
                 return told, content
             status = self._end()
-        reason = f"took more than {PATIENCE:.0f} s" if late else f"crashed SciPy (status {status})"
-        return {"error": f"it {reason}"}, b""
+        if late:
+            return {"error": f"it took more than {TIME_LIMIT:.0f} s"}, b""
+        return {"error": f"it crashed SciPy (status {status})"}, b""
 
     def _end(self) -> int | None:
         process, self._process = self._process, None

@@ -12,6 +12,7 @@ a struct.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import warnings
 from typing import Any
@@ -24,6 +25,8 @@ NUMBERS = "uifb"  # kinds of NumPy's types
 
 def main() -> None:
     """Answer each line of the input."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches all: a file is still read then
+        signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # of what a file has twice; what it holds is checked later
     output = sys.stdout.buffer
     for line in sys.stdin:

@@ -80,15 +80,26 @@ def look_at(dataset: Dataset, index: int) -> Facts | Bad:
     except (Error, OSError) as error:
         return Bad(name, str(error))
     image, labels = sample.image, label_by_head(sample.label, heads_of(dataset))
-    values = image.reshape(-1, image.shape[2]).astype(np.float64)
     return Facts(
         name,
         image.shape[:2],
         fingerprint(image),
         np.stack([np.bincount(label.ravel(), minlength=256) for label in labels.values()]),
-        np.stack([values.sum(axis=0), (values * values).sum(axis=0)]),
+        _sums(image),
         formats,
     )
+
+
+def _sums(image: np.ndarray) -> np.ndarray:
+    """Return the sum of each channel of an image, and of its squares, float64 (2, C)."""
+    pixels = image.reshape(-1, image.shape[2])  # (H, W, C) -> (H*W, C)
+    if image.dtype != np.uint8:
+        values = pixels.astype(np.float64)
+        return np.stack([values.sum(axis=0), (values * values).sum(axis=0)])
+    # How often each value occurs tells the same, exactly, in an eighth of the time.
+    counts = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])  # (C, 256)
+    value = np.arange(256)
+    return np.stack([counts @ value, counts @ (value * value)]).astype(np.float64)
 
 
 def check_sample(sample: Sample, heads: Mapping[str, Head], streams: Mapping[str, int]) -> None:

@@ -8,7 +8,7 @@ from what happens to be left.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,16 @@ UNREADABLE = (DataError, OSError)
 WAY_PAST = 'to take another image in its place: --on-bad-image skip (in Python on_bad_image="skip")'
 
 
+class Unread(NamedTuple):
+    """A sample that cannot be read: its number in the data set, and what is wrong with it."""
+
+    number: int
+    why: str
+
+
 def read_instead(
-    dataset: Dataset, first: Exception, others: np.ndarray, rng: np.random.Generator
-) -> tuple[Sample, tuple[str, ...]]:
+    dataset: Dataset, first: Unread, others: np.ndarray, rng: np.random.Generator
+) -> tuple[Sample, tuple[Unread, ...]]:
     """Return a sample drawn from others, and what was wrong with each that was tried before it.
 
     Parameters
@@ -33,7 +40,7 @@ def read_instead(
     dataset
         Whose samples they are.
     first
-        The error of the one that was meant.
+        The one that was meant.
     others
         Integer (N,), the samples that may take its place.
     rng
@@ -48,18 +55,21 @@ def read_instead(
     --------
     >>> from minifcn.data import shapes
     >>> rng = np.random.default_rng([0, INSTEAD, 7])
-    >>> sample, bad = read_instead(shapes("train"), DataError("a.png: damaged"), np.array([3]), rng)
+    >>> first = Unread(7, "a.png: damaged")
+    >>> sample, bad = read_instead(shapes("train"), first, np.array([3]), rng)
     >>> sample.name, bad
-    ('train-0003', ('a.png: damaged',))
+    ('train-0003', (Unread(number=7, why='a.png: damaged'),))
     """
-    errors = [str(first)]
+    bad = [first]
     for _ in range(TRIES):
+        index = int(rng.choice(others))
         try:
-            return dataset[int(rng.choice(others))], tuple(errors)
+            return dataset[index], tuple(bad)
         except UNREADABLE as error:
-            errors.append(str(error))
+            bad.append(Unread(index, str(error)))
     raise DataError(
-        f"{len(errors)} samples of {dataset.name} in turn cannot be read: {listed(errors)}"
+        f"{len(bad)} samples of {dataset.name} in turn cannot be read: "
+        f"{listed(each.why for each in bad)}"
     )
 
 
@@ -68,34 +78,51 @@ class Bad:
 
     >>> from minifcn.data import shapes
     >>> bad = Bad(shapes("train", length=20))
-    >>> bad.add(["a.png: damaged", "b.png: damaged", "a.png: damaged"])
+    >>> bad.add([Unread(5, "f.png: damaged"), Unread(2, "c.png: damaged")])
+    >>> bad.add([Unread(5, "f.png: damaged")])
     >>> try:
-    ...     bad.add(["c.png: damaged"])
+    ...     bad.add([Unread(0, "a.png: damaged")])
     ... except DataError as error:
     ...     print(str(error)[:73])
-    3 of the 20 samples of shapes train cannot be read: a.png: damaged; b.png
+    3 of the 20 samples of shapes train cannot be read: f.png: damaged; c.png
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.most = max(1, int(MOST * len(dataset)))
-        self.errors: dict[str, None] = {}  # in the order in which they were found
+        self.found: dict[int, str] = {}  # what is wrong with each, in the order of finding
 
-    def add(self, errors: Iterable[str]) -> None:
-        """Count samples by what is wrong with them.
+    def add(self, unread: Iterable[Unread]) -> None:
+        """Count samples, each once.
 
         Raises
         ------
         DataError
             If there are too many by now.
         """
-        self.errors |= dict.fromkeys(errors)
-        if len(self.errors) > self.most:
+        self.found |= dict(unread)
+        if len(self.found) > self.most:
             raise DataError(
-                f"{len(self.errors)} of the {len(self.dataset)} samples of {self.dataset.name} "
-                f"cannot be read: {listed(self.errors)}. That is more than {100 * MOST:.0f} %, so "
-                "they are not passed over: mend or remove them"
+                f"{len(self.found)} of the {len(self.dataset)} samples of {self.dataset.name} "
+                f"cannot be read: {listed(self.found.values())}. That is more than "
+                f"{100 * MOST:.0f} %, so they are not passed over: mend or remove them"
             )
+
+    def look_again(self, indices: Iterable[int]) -> None:
+        """Count those samples that an earlier process could not read, and that still cannot be.
+
+        Raises
+        ------
+        DataError
+            If these are too many.
+        """
+        self.found = {}
+        for index in indices:
+            try:
+                self.dataset[index]
+            except UNREADABLE as error:
+                self.found[index] = str(error)
+        self.add(())
 
 
 def listed(errors: Iterable[str], most: int = 10) -> str:

@@ -29,7 +29,7 @@ from minifcn.data.dataset import DataError
 
 Made = TypeVar("Made")
 
-PATIENCE = 5.0  # seconds that a worker has to end when told so, before it is killed
+TIME_TO_END = 5.0  # seconds that a worker has for it when told so, before it is killed
 ALIGNMENT = 64  # bytes; arrays in shared memory begin at multiples
 GONE = (EOFError, ConnectionError)  # how a pipe tells that its end is closed
 GUARD = (
@@ -37,6 +37,10 @@ GUARD = (
     "script that needs them: put what the script does under 'if __name__ == \"__main__\":', or "
     "choose workers=0"
 )
+
+
+class LostWorkerError(DataError):
+    """A process that ended before its time, or could not begin."""
 
 
 def by_processes(
@@ -63,8 +67,10 @@ def by_processes(
     Raises
     ------
     DataError
-        If ``make`` cannot be sent, or a process ends before its time. Errors of ``make`` are raised
-        when their turn comes, with their own type and message.
+        If ``make`` cannot be sent.
+    LostWorkerError
+        If a process ends before its time. Errors of ``make`` are raised when their turn comes, with
+        their own type and message.
     """
     try:
         task = pickle.dumps(make)
@@ -96,7 +102,7 @@ class Worker:
 
     Raises
     ------
-    DataError
+    LostWorkerError
         If the process cannot be started.
     """
 
@@ -112,7 +118,7 @@ class Worker:
         try:
             self.process.start()
         except (*GONE, RuntimeError):  # the latter in a script that is just imported by a worker
-            raise DataError(GUARD) from None
+            raise LostWorkerError(GUARD) from None
         finally:
             theirs.close()  # so that the pipe ends when the process does
         self.rooms = [Room() for _ in range(prefetch)]
@@ -149,12 +155,12 @@ class Worker:
             raise result
         return result
 
-    def lost(self) -> DataError:
+    def lost(self) -> LostWorkerError:
         """Return the error that tells how the process ended."""
-        self.process.join(PATIENCE)
+        self.process.join(TIME_TO_END)
         code = self.process.exitcode
         if not self.heard and code == 1:
-            return DataError(GUARD)
+            return LostWorkerError(GUARD)
         end = f"exit code {code}"
         why = "if memory has run out, choose fewer workers or smaller batches"
         if code is not None and code < 0:
@@ -164,13 +170,14 @@ class Worker:
                 "Linux ends processes so when memory runs out (dmesg tells): choose fewer workers "
                 f"(--workers), smaller batches, or prefetch=1 (it was {len(self.rooms)})"
             )
-        return DataError(f"worker process {self.process.pid} ended before its time ({end}): {why}")
+        number = self.process.pid
+        return LostWorkerError(f"worker process {number} ended before its time ({end}): {why}")
 
 
 def _end(process: Any, connection: Connection, rooms: Sequence[Room]) -> None:
     """End a process, and give back what was shared with it."""
     process.terminate()
-    process.join(PATIENCE)
+    process.join(TIME_TO_END)
     if process.is_alive():
         process.kill()
         process.join()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..metrics import ConfusionMatrix
-from ..report import METRICS, class_facts, percent
+from ..metrics import METRICS, ConfusionMatrix
+from ..report import class_facts, percent
 from .page import block, faint, folded, heading, plural, table
 
 

@@ -30,7 +30,7 @@ def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
     axes = axes_of("sum", dim, x.shape)
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     if len(kept) == 1 and not keepdim and x.size and x.dtype.kind == "f":
-        rows = xp_of(x).moveaxis(x, kept[0], -1)  # (N, C, H, W) -> (N, H, W, C)
+        rows = x.transpose(*sorted(axes), *kept)  # (N, C, H, W) -> (N, H, W, C)
         if rows.flags.c_contiguous:
             return _sum_rows(rows.reshape(-1, x.shape[kept[0]]))  # (N, H, W, C) -> (N*H*W, C)
     return x.sum(axis=axes, keepdims=keepdim)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, device_of, is_array, is_numpy, memory_order, to_device, xp_of
+from ..backend import Array, device_of, is_array, is_numpy, memory_order, to_device, undo, xp_of
 from . import cuda
 from .threads import aligned, parallel_for, workspace
 
@@ -85,7 +85,7 @@ def keeps_order(function: Callable[..., Array]) -> Callable[..., Array]:
         if axes == sorted(axes) or any(array.ndim > largest.ndim for array in arrays):
             return function(*operands, **named)
         result = function(*map(view, operands), **{n: view(value) for n, value in named.items()})
-        return result.transpose(np.argsort(axes).tolist())
+        return result.transpose(undo(axes))
 
     return ordered
 
@@ -102,8 +102,7 @@ def empty(shape: tuple[int, ...], like: Array) -> Array:
 def empty_like(array: Array) -> Array:
     """Return such an array that also has the other's shape and memory order."""
     axes = memory_order(array)
-    result = empty(tuple(array.shape[axis] for axis in axes), array)
-    return result.transpose(np.argsort(axes).tolist())
+    return empty(array.transpose(axes).shape, array).transpose(undo(axes))
 
 
 def share_out(count: int, body: Callable[[int], None], data: Array, numbers: int) -> None:

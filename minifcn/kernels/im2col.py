@@ -12,7 +12,7 @@ used for one matrix product, and thrown away. The backward pass makes its tiles 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 
 from ..backend import Array, xp_of
 from ..shapes import Pair, conv_size
@@ -89,10 +89,15 @@ def as_matrix(weight: Array) -> Array:
     return xp_of(weight).ascontiguousarray(taps).reshape(-1, len(weight))
 
 
-def group_slices(channels: int, groups: int) -> Iterator[slice]:
-    """Yield the channels of each group."""
-    size = channels // groups
-    yield from (slice(g * size, (g + 1) * size) for g in range(groups))
+@functools.cache
+def channels_of(groups: int, ins: int, outs: int) -> list[tuple[slice, slice]]:
+    """Return the input channels and the output channels of each group.
+
+    >>> channels_of(2, 8, 6)
+    [(slice(0, 4, None), slice(0, 3, None)), (slice(4, 8, None), slice(3, 6, None))]
+    """
+    i, o = ins // groups, outs // groups
+    return [(slice(g * i, (g + 1) * i), slice(g * o, (g + 1) * o)) for g in range(groups)]
 
 
 def conv2d(
@@ -120,9 +125,7 @@ def conv2d(
     def compute(i: int) -> None:
         tile = plan[i]
         out = y[tile.images, tile.rows].reshape(-1, O)  # (n, rows, Wo, O) -> (n*rows*Wo, O)
-        for ins, outs in zip(
-            group_slices(I * groups, groups), group_slices(O, groups), strict=True
-        ):
+        for ins, outs in channels_of(groups, I * groups, O):
             columns = patches(x[..., ins], tile, (kh, kw), width, stride, padding, dilation)
             gemm.matmul(columns, matrix[:, outs], out=out[:, outs])
         if bias is not None:
@@ -148,16 +151,19 @@ def conv2d_weight(
     I = x.shape[3] // groups
     plan = tiles(n, height, width, kh * kw * I)
     shares = max(1, min(WEIGHT_SHARES, len(plan)))
-    sums = [xp.zeros((kh * kw * I, O), x.dtype) for _ in range(shares)]
+    sums = [xp.empty((kh * kw * I, O), x.dtype) for _ in range(shares)]
+    if not plan:  # no image at all
+        sums[0][...] = 0
 
     def add_up(share: int) -> None:
-        for tile in plan[share::shares]:
+        for number, tile in enumerate(plan[share::shares]):
             rows = g[tile.images, tile.rows].reshape(-1, O)  # (n, rows, Wo, O) -> (n*rows*Wo, O)
-            for ins, outs in zip(
-                group_slices(I * groups, groups), group_slices(O, groups), strict=True
-            ):
+            for ins, outs in channels_of(groups, I * groups, O):
                 columns = patches(x[..., ins], tile, kernel, width, stride, padding, dilation)
-                sums[share][:, outs] += columns.T @ rows[:, outs]
+                if number == 0:
+                    xp.matmul(columns.T, rows[:, outs], out=sums[share][:, outs])
+                else:
+                    sums[share][:, outs] += columns.T @ rows[:, outs]
 
     parallel_for(shares, add_up, x, 2.0 * g.size * kh * kw * I)
     total = sums[0]
@@ -196,7 +202,7 @@ def conv_transpose2d(
     full = xp.zeros((n, rows, sh, columns, sw, O), x.dtype)
 
     def compute(i: int) -> None:
-        for ins, outs in zip(group_slices(I, groups), group_slices(O, groups), strict=True):
+        for ins, outs in channels_of(groups, I, O):
             pixels = x[i][..., ins].reshape(H * W, I // groups)
             copies = (pixels @ matrix[ins]).reshape(H, W, bh, bw, sh, sw, per_group)
             for a in range(bh):

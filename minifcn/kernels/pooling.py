@@ -7,6 +7,7 @@ windows at once. Windows that hang over the edge have fewer places, and are done
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -33,9 +34,10 @@ def output_size(
     )
 
 
+@functools.lru_cache(maxsize=256)  # tiles of images; a net sees the same sizes again and again
 def regions(
-    size: Pair, rows: slice, columns: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Iterator[tuple[Index, list[Index]]]:
+    size: Pair, rows: range, columns: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> list[tuple[Index, list[Index]]]:
     """Cut some rows of windows into regions, in each of which all windows have the same places.
 
     Parameters
@@ -47,32 +49,36 @@ def regions(
     kernel, stride, padding, dilation
         As for the pooling.
 
-    Yields
-    ------
-    The windows, counted from the first of the rows, and for each of their places, in reading order,
-    the pixels of the image that lie there.
+    Returns
+    -------
+    For each region the windows, counted from the first of the rows, and for each of their places,
+    in reading order, the pixels of the image that lie there.
 
     Examples
     --------
     >>> how = (2, 2), (2, 2), (0, 0), (1, 1)
-    >>> for windows, pixels in regions((4, 5), slice(0, 2), 3, *how):  # 4 x 5 pixels
+    >>> for windows, pixels in regions((4, 5), range(2), 3, *how):  # 4 x 5 pixels
     ...     print("columns", windows[2].start, "to", windows[2].stop, "of", len(pixels), "places")
     columns 0 to 2 of 4 places
     columns 2 to 3 of 2 places
     """
     lower, right = (
         list(_runs(size[axis], wanted, kernel[axis], stride[axis], padding[axis], dilation[axis]))
-        for axis, wanted in enumerate((rows, slice(0, columns)))
+        for axis, wanted in enumerate((rows, range(columns)))
     )
     every = slice(None)
-    for some_rows, vertical in lower:
-        for some_columns, horizontal in right:
-            pixels = [(every, down, across) for down in vertical for across in horizontal]
-            yield (every, some_rows, some_columns), pixels
+    return [
+        (
+            (every, some_rows, some_columns),
+            [(every, down, across) for down in vertical for across in horizontal],
+        )
+        for some_rows, vertical in lower
+        for some_columns, horizontal in right
+    ]
 
 
 def _runs(
-    length: int, windows: slice, kernel: int, stride: int, padding: int, dilation: int
+    length: int, windows: range, kernel: int, stride: int, padding: int, dilation: int
 ) -> Iterator[tuple[slice, list[slice]]]:
     """Yield the same along one axis: window p has pixels p · stride + a · dilation - padding."""
     last = length - 1 - dilation * (kernel - 1) + padding  # where the last whole window starts
@@ -113,7 +119,8 @@ def max_pool2d(
     def pool(i: int) -> None:
         images, rows = tiles[i]
         part, result = x[images], y[images, rows]
-        for windows, pixels in regions((H, W), rows, width, kernel, stride, padding, dilation):
+        some = range(rows.start, rows.stop)
+        for windows, pixels in regions((H, W), some, width, kernel, stride, padding, dilation):
             views, largest = [part[place] for place in pixels], result[windows]
             if not views:
                 largest[...] = -xp.inf
@@ -155,7 +162,8 @@ def max_scatter(
         images, rows = tiles[i]
         part, target, maxima, given = x[images], result[images], y[images, rows], g[images, rows]
         nan = not is_numpy(x) or bool(np.isnan(maxima).any())
-        for windows, pixels in regions((H, W), rows, width, kernel, stride, padding, dilation):
+        some = range(rows.start, rows.stop)
+        for windows, pixels in regions((H, W), some, width, kernel, stride, padding, dilation):
             largest, left = maxima[windows], given[windows].view(bits)
             for k, place in enumerate(pixels):
                 here = target[place] if apart else workspace("here", left.shape, g)
@@ -189,7 +197,7 @@ def max_gather(
         return cuda.pooling.max_gather(v, x, y, kernel, stride, padding, dilation)
     xp, (_, rows, columns, _) = xp_of(x), y.shape
     result = xp.zeros(y.shape, v.dtype)
-    how = (slice(0, rows), columns, kernel, stride, padding, dilation)
+    how = (range(rows), columns, kernel, stride, padding, dilation)
     for windows, pixels in regions(x.shape[1:3], *how):
         found = xp.zeros(y[windows].shape, bool)
         for place in pixels:
@@ -210,7 +218,7 @@ def sum_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, ceil: bool) 
         return cuda.pooling.sum_pool2d(x, kernel, stride, padding, ceil)
     height, width = output_size(x, kernel, stride, padding, (1, 1), ceil)
     y = xp_of(x).zeros((len(x), height, width, x.shape[3]), x.dtype)
-    how = (slice(0, height), width, kernel, stride, padding, (1, 1))
+    how = (range(height), width, kernel, stride, padding, (1, 1))
     for windows, pixels in regions(x.shape[1:3], *how):
         for place in pixels:
             y[windows] += x[place]
@@ -225,7 +233,7 @@ def sum_spread(
         return cuda.pooling.sum_spread(g, height, width, kernel, stride, padding)
     N, rows, columns, C = g.shape
     result = xp_of(g).zeros((N, height, width, C), g.dtype)
-    how = (slice(0, rows), columns, kernel, stride, padding, (1, 1))
+    how = (range(rows), columns, kernel, stride, padding, (1, 1))
     for windows, pixels in regions((height, width), *how):
         for place in pixels:
             result[place] += g[windows]

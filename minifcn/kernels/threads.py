@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,10 @@ class ThreadCountError(Error, ValueError):
     """MINIFCN_NUM_THREADS holds something else than a positive whole number."""
 
 
+class ThreadError(Error, RuntimeError):
+    """The system refuses to start one more thread."""
+
+
 class _Here(threading.local):
     inside = False  # this thread is working on a share of a parallel_for
 
@@ -39,9 +43,7 @@ class _Here(threading.local):
 
 _here = _Here()
 _lock = threading.Lock()
-_blas_users = 0
 _large: list[np.ndarray] = []  # all buffers of RECYCLED bytes and more that were handed out
-_blas_before: list[int] = []
 
 
 @functools.cache
@@ -69,35 +71,70 @@ def blas() -> Any:
     return ThreadpoolController().select(user_api="blas")
 
 
+@contextmanager
+def starting_threads() -> Iterator[None]:
+    """Turn Python's error about a thread that cannot be started into one that tells what to do.
+
+    >>> with starting_threads():
+    ...     raise RuntimeError("can't start new thread")
+    Traceback (most recent call last):
+    minifcn.kernels.threads.ThreadError: the system refuses to start one more thread, as it does \
+where memory (ulimit -v) or the number of processes (ulimit -u) is limited: raise the limit, or \
+use fewer threads: MINIFCN_NUM_THREADS=1
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != "can't start new thread":
+            raise
+        raise ThreadError(
+            "the system refuses to start one more thread, as it does where memory (ulimit -v) or "
+            "the number of processes (ulimit -u) is limited: raise the limit, or use fewer "
+            "threads: MINIFCN_NUM_THREADS=1"
+        ) from error
+
+
+def _started(work: Callable[[], None], count: int) -> list[Future[None]]:
+    """Let some threads of the pool do a work each."""
+    with starting_threads():
+        return [_pool().submit(work) for _ in range(count)]
+
+
 def _after_fork() -> None:
     """Forget the pool in a forked child: its threads exist in the parent only."""
-    global _lock, _blas_users
+    global _lock
     _pool.cache_clear()
-    _lock, _blas_users = threading.Lock(), 0
+    _lock, _one_blas_thread.users = threading.Lock(), 0
 
 
 if hasattr(os, "register_at_fork"):  # Windows does not fork
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread: the first to enter does so, the last to leave sets it back."""
-    global _blas_users, _blas_before
-    with _lock:
-        _blas_users += 1
-        if _blas_users == 1:
-            _blas_before = [library.num_threads for library in blas().lib_controllers]
-            for library in blas().lib_controllers:
-                library.set_num_threads(1)
-    try:
-        yield
-    finally:
+class _OneBlasThread:
+    """Limits BLAS to one thread: the first to enter does so, the last to leave sets it back."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.before: list[tuple[Any, int]] = []  # each library, and how many threads it had
+
+    def __enter__(self) -> None:
         with _lock:
-            _blas_users -= 1
-            if _blas_users == 0:
-                for library, before in zip(blas().lib_controllers, _blas_before, strict=True):
-                    library.set_num_threads(before)
+            self.users += 1
+            if self.users == 1:
+                self.before = [(each, each.num_threads) for each in blas().lib_controllers]
+                for library, _ in self.before:
+                    library.set_num_threads(1)
+
+    def __exit__(self, *error: object) -> None:
+        with _lock:
+            self.users -= 1
+            if self.users == 0:
+                for library, threads in self.before:
+                    library.set_num_threads(threads)
+
+
+_one_blas_thread = _OneBlasThread()
 
 
 def parallel_for(
@@ -128,15 +165,16 @@ def parallel_for(
         finally:
             _here.inside = False
 
-    with _one_blas_thread():
+    with _one_blas_thread:
         threads = 1 if operations < ALONE else min(num_threads(), count)
-        helpers = [_pool().submit(work) for _ in range(threads - 1)]
+        helpers = _started(work, threads - 1) if threads > 1 else []
         try:
             work()
         finally:
             # A helper that never started has nothing left to do; nobody returns before the others.
             started = [helper for helper in helpers if not helper.cancel()]
-            wait(started)
+            for helper in started:
+                helper.exception()  # waits, and raises nothing: the others have to end, too
             for helper in started:
                 helper.result()
 
@@ -165,7 +203,7 @@ def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     buffer = np.empty(size + 64, np.uint8) if size < RECYCLED else _recycled(size + 64)
     start = -buffer.ctypes.data % 64
-    return buffer[start : start + size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, buffer, start)
 
 
 def _recycled(size: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 
@@ -12,6 +13,7 @@ class Tile(NamedTuple):
     rows: slice
 
 
+@functools.lru_cache(maxsize=256)  # a net sees the same sizes again and again
 def cut(n: int, rows: int, per_tile: int, least: int = 2) -> list[Tile]:
     """Cut n images of so many rows into tiles of about ``per_tile`` rows.
 

@@ -65,7 +65,8 @@ def join() -> Ranks:
     """Return the processes that were started with this one; `ALONE` if there are none.
 
     Where there are several, each from now on uses its part of the machine's cores, unless
-    MINIFCN_NUM_THREADS tells how many.
+    MINIFCN_NUM_THREADS tells how many. An error in one that nobody catches then ends all of them,
+    which might wait for it for ever.
 
     Raises
     ------

@@ -23,6 +23,7 @@ from ..kernels import threads
 from . import buckets
 from .launch import Launched, patience
 from .ranks import ParallelError, Ranks, numbers
+from .voice import end_all
 
 T = TypeVar("T")
 WAITING = 77  # the tag of the message "I am waiting, too"
@@ -61,6 +62,7 @@ class Mpi(Ranks):
                 "this MPI was built without threads, and sums are made in one: install another, or "
                 "pip install --force-reinstall mpi4py mpich"
             )
+        sys.excepthook = partial(end_all, sys.excepthook)  # of a script; a command has its own way
         self.patience = patience()
         self.messenger = ThreadPoolExecutor(1, thread_name_prefix="minifcn-mpi")
         self._nccl: Any = None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
+from ..stopping import Stopped
 from .launch import join, launched
 
 GRACE = 2.0  # seconds in which rank 0 ends all, if it has the same error
@@ -54,6 +56,20 @@ def _let_rank_0_speak() -> None:
     if _mpi() is None:
         sys.exit(2)  # as rank 0 does
     time.sleep(GRACE)
+
+
+def end_all(
+    show: Callable[[type[BaseException], BaseException, TracebackType | None], object],
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+) -> None:
+    """Show an error that nobody caught, and end all processes: `sys.excepthook` of each rank."""
+    if launched().rank:
+        time.sleep(GRACE)
+    show(kind, error, trace)
+    if not isinstance(error, Stopped):  # to stop all ranks have agreed
+        leave(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
 def leave(code: int) -> NoReturn:

@@ -40,7 +40,7 @@ LARGEST_SHARED_MEMORY = 99 * 1024  # of compute capability 8.6 and 8.9, the leas
 
 _setting = {"order": 0, "seed": 1}
 # Where arrays begin that a kernel may find through addresses in a table, and how many bytes they
-# have: the table is an array of uint64.
+# have: the table is an array of uint64. An address may also be an argument, an uint64.
 reachable: dict[int, int] = {}
 
 
@@ -220,9 +220,9 @@ class _Arrays:
             self.library.sim_watch(copy.room, not copy.written, copy.array.itemsize < 4)
 
     def watch_reachable(self, args: Sequence[Any]) -> None:
-        """Let arrays be used whose addresses are in a table among the arguments."""
+        """Let arrays be used whose addresses are arguments, or in a table among them."""
         tables = [getattr(value, "on_cpu", value) for value in args]
-        tables = [t for t in tables if isinstance(t, np.ndarray) and t.dtype == np.uint64]
+        tables = [t for t in tables if getattr(t, "dtype", None) == np.uint64]
         addresses = [int(number) for table in tables for number in table.flat]
         starts = sorted(reachable)
         for start in {

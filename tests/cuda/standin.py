@@ -26,6 +26,7 @@ import on_cpu
 import standin_device as device
 from standin_array import (
     FUNCTIONS,
+    JOINING,
     OTHERS,
     UFUNCS,
     VERSION,
@@ -33,7 +34,9 @@ from standin_array import (
     array,
     call,
     check_here,
+    check_products,
     fresh,
+    join,
     ndarray,
     refuse_unknown,
     view_of,
@@ -59,6 +62,11 @@ def _function_of(name: str) -> Callable[..., Any]:
         refuse_unknown(name, FUNCTIONS[name], options)
         if name in WAITING:
             note(waits=1)
+        if name in JOINING:
+            join(args[0])
+        if name == "full" and isinstance((*args[1:], options.get("fill_value"))[0], ndarray):
+            note(to_cpu=1, waits=1)  # as `ndarray.fill`
+        check_products(name)
         if name in ON_CPU:
             return function(*(getattr(value, "on_cpu", value) for value in args), **options)
         return call(function, args, options)
@@ -98,6 +106,7 @@ def concatenate(tup: Sequence[ndarray], axis: Any = 0, out: Any = None, **option
         raise TypeError("Only cupy arrays can be concatenated")
     if out is not None:
         options["out"] = out
+    join(tup)
     return call(np.concatenate, (list(tup),), {"axis": axis} | options)
 
 

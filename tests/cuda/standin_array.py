@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import standin_device as device
-from standin_device import Device, Memory, counts, note, recorded
+from standin_device import Device, Memory, counts, note, recorded, recording
 
 _file = json.loads(Path(__file__).with_name("cupy_names.json").read_text("utf-8"))
 VERSION: str = _file["version"]
@@ -20,9 +20,19 @@ METHODS: dict[str, str] = _file["methods"]
 TYPES = "?bhilqBHILQefdFD"
 # What these do depends on numbers: they wait for the GPU to tell, say, how many are not zero.
 WAITING = {
-    *("argwhere", "bincount", "compress", "extract", "flatnonzero", "histogram", "intersect1d"),
-    *("isin", "nonzero", "setdiff1d", "shares_memory", "union1d", "unique"),
+    *("argwhere", "asarray_chkfinite", "average", "bincount", "choose", "compress", "delete"),
+    *("extract", "flatnonzero", "histogram", "histogram2d", "histogramdd", "in1d", "intersect1d"),
+    *("isin", "mask_indices", "nanmax", "nanmin", "nonzero", "place", "ravel_multi_index"),
+    *("setdiff1d", "setxor1d", "shares_memory", "trim_zeros", "union1d", "unique", "unique_all"),
+    *("unique_counts", "unique_inverse", "unique_values", "unravel_index"),
+    # Thrust, which sorts for CuPy, waits until all is sorted.
+    *("argpartition", "argsort", "lexsort", "median", "msort", "nanmedian", "partition"),
+    *("percentile", "quantile", "sort", "sort_complex"),
 }
+# These multiply by cuBLAS, which CuPy does not call while a graph is recorded.
+MULTIPLYING = {"convolve", "correlate", "corrcoef", "cov", "dot", "einsum", "inner", "tensordot"}
+MULTIPLYING |= {"matmul", "vdot"}
+JOINING = {"column_stack", "concatenate", "dstack", "hstack", "stack", "vstack"}
 
 
 class ndarray:  # noqa: N801 (CuPy's name)
@@ -188,7 +198,9 @@ class ndarray:  # noqa: N801 (CuPy's name)
         return view_of(self.on_cpu.view() if dtype is None else self.on_cpu.view(dtype), self)
 
     def fill(self, value: Any) -> None:
-        """Set all elements to one number."""
+        """Set all elements to one number; CuPy looks whether it is 0."""
+        if isinstance(value, ndarray):
+            note(to_cpu=1, waits=1)
         self[...] = value.item() if isinstance(value, np.ndarray) else value
 
     def reshape(self, *shape: Any, order: str = "C") -> ndarray:
@@ -337,6 +349,20 @@ def refuse_unknown(name: str, known: str, options: dict[str, Any]) -> None:
         raise TypeError(f"cupy.{name}() has no argument {', '.join(sorted(unknown))}")
 
 
+def join(arrays: Sequence[ndarray]) -> None:
+    """Count what joining arrays moves: of more than 8 small ones, CuPy sends a table of places."""
+    if len(arrays) > 8 and sum(one.nbytes for one in arrays) < len(arrays) << 21:
+        note(to_gpu=1)
+
+
+def check_products(name: str) -> None:
+    """Refuse CuPy's own products of matrices while a graph is recorded."""
+    if name in MULTIPLYING and recording():
+        raise NotImplementedError(
+            "calling cuBLAS API during stream capture is currently unsupported"
+        )
+
+
 def _index(key: Any) -> tuple[Any, bool]:
     """Return an index as NumPy takes it, and whether arrays are in it: a copy is made then."""
     parts = key if isinstance(key, tuple) else (key,)
@@ -369,6 +395,7 @@ def array(
             obj, copy = obj.copy(order or "K"), False
         return obj.astype(obj.dtype if dtype is None else dtype, order or "K", copy=copy)
     if isinstance(obj, list | tuple) and any(isinstance(one, ndarray) for one in obj):
+        join(obj)
         return call(np.stack, (obj,), {}).astype(obj[0].dtype if dtype is None else dtype)
     if order in (None, "K", "A"):
         order = "F" if isinstance(obj, np.ndarray) and obj.flags.fnc else "C"

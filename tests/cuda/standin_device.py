@@ -62,7 +62,14 @@ def note(**what: int) -> None:
     for name, number in what.items():
         setattr(counts, name, getattr(counts, name) + number)
     if recording():
-        raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while recording")
+        for moved, way in {"to_gpu": "H2D", "to_cpu": "D2H"}.items():
+            if moved in what:
+                raise RuntimeError(
+                    f"the current stream is capturing, so {way} transfers are disallowed"
+                )
+        raise CUDARuntimeError(
+            "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+        )
     frame: Any = sys._getframe(1)
     callers: list[str] = []
     while frame is not None and len(callers) < 4:

@@ -7,8 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from standin_array import FUNCTIONS, METHODS, WAITING, call, ndarray, refuse_unknown
-from standin_device import counts, note, recording
+from standin_array import (
+    FUNCTIONS,
+    METHODS,
+    WAITING,
+    call,
+    check_products,
+    ndarray,
+    refuse_unknown,
+)
+from standin_device import counts, note
 
 
 @functools.cache
@@ -32,8 +40,7 @@ def matmul(a: ndarray, b: ndarray, out: ndarray | None = None, **options: Any) -
     for one in (a, b):
         if not isinstance(one, ndarray):
             raise TypeError(f"Unsupported type {type(one)}")
-    if recording():
-        raise NotImplementedError("calling cuBLAS API during stream capture is unsupported")
+    check_products("matmul")
     # cuBLAS takes a matrix or its transpose, and stacks of matrices as they are: others are copied.
     flat = max(a.ndim, b.ndim) <= 2
     copies = sum(not (one.flags.forc if flat else one.flags.c_contiguous) for one in (a, b))
@@ -65,6 +72,7 @@ def _by_numpy(name: str) -> Callable[..., Any]:
         refuse_unknown(f"ndarray.{name}", METHODS[name], options)
         if name in WAITING:
             note(waits=1)
+        check_products(name)
         return call(lambda array, *a, **o: getattr(array, name)(*a, **o), (self, *args), options)
 
     return method

@@ -1,6 +1,7 @@
 """Which device is taken, what waits for it, its memory, and what is said when something fails."""
 
 import gc
+import itertools
 import json
 import math
 import re
@@ -314,11 +315,44 @@ def test_a_loss_scale_takes_back_what_it_does(xp):
             scale.unscale_([w])
         np.testing.assert_allclose(w.grad.numpy(), np.array(expected, "f"))
         assert scale.factor.item() == factor
+        assert scale.finite.item() == any(expected)
         assert scale.factor.dtype == np.float32
 
 
+@pytest.mark.parametrize("type", ["float32", "float64"])  # kernels take the first alone
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_step_whose_gradients_overflow_changes_nothing(xp, type, momentum):
+    """Neither momentum nor weight decay move a weight, and later steps know nothing of it."""
+    device, found = "cpu" if xp is np else "cuda", []
+    for gradients in ([1.0, 2.0, 3.0], [1.0, np.inf, 2.0, np.nan, 3.0]):
+        w = Tensor(np.array([1.0, 2.0], type), requires_grad=True).to(device)
+        w = nn.Parameter(w.data)
+        optimizer, scale = optim.SGD([w], 0.1, momentum, weight_decay=0.1), LossScale(w.data)
+        for gradient in gradients:
+            before = w.numpy().copy()
+            w.grad = Tensor(xp.full(2, gradient, type)) * Tensor(scale.factor.astype(type))
+            scale.unscale_([w])
+            optimizer.step(scale.finite)
+            assert (w.numpy() != before).all() == math.isfinite(gradient)
+        found.append(w.numpy())
+    assert np.array_equal(*found)
+
+
+def test_a_step_in_float16_that_overflows_changes_nothing(standin, monkeypatch):
+    model, weights = net(), []
+    with precision.use_precision("fp16"):
+        training = loop.Training(
+            model, data.Loader(data.shapes("train", length=6), 2), RECIPE, "cuda"
+        )
+        for number, _ in enumerate(training.steps()):
+            weights.append(np.concatenate([p.numpy().ravel() for p in model.parameters()]))
+            training.scale.factor[...] = 1e38 if number == 1 else FIRST
+    changed = [not np.array_equal(*pair) for pair in itertools.pairwise(weights)]
+    assert changed == [True, False, True]
+
+
 def test_a_loss_scale_grows_after_a_while(monkeypatch):
-    monkeypatch.setattr("minifcn.loss_scale.PATIENCE", 3)
+    monkeypatch.setattr("minifcn.loss_scale.DOUBLED_AFTER", 3)
     w = nn.Parameter(np.ones(1, "f"))
     scale, factors = LossScale(w.data), []
     for _ in range(7):

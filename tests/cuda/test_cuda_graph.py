@@ -8,9 +8,10 @@ from minifcn import functional as F
 from minifcn import models, nn
 from minifcn.autograd import Tensor
 from minifcn.backend import to_device, to_numpy
+from minifcn.kernels import cuda as kernels
 from minifcn.kernels import gemm
 from minifcn.kernels.cuda.cublas import CublasError, product
-from minifcn.kernels.cuda.graph import USUAL, Recorded
+from minifcn.kernels.cuda.graph import USUAL, Recorded, RecordingError
 from minifcn.kernels.precision import use_precision
 from minifcn.optim import SGD
 from minifcn.recorded import Gradients
@@ -168,6 +169,114 @@ def test_fully_connected_layers_are_recorded(cupy):
     for here, there in zip(found[:CALLS], found[CALLS:], strict=True):
         for one, other in zip(here, there, strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+
+
+SMALL = {"widths": (4, 4, 8, 8, 8), "padding": "smallest"}
+NARROW = {"width": 1 / 32, "padding": "smallest"}
+KINDS = {  # of layers, of losses and of precision: all that training has
+    "two heads": ("small", SMALL | {"num_classes": {"a": 4, "b": 3}}, "fp32", "sum"),
+    "maxima": ("small", SMALL | {"fusion": "max"}, "tf32", "batchmean"),
+    "learned upsampling": ("small", SMALL | {"learn_upsampling": "intermediate"}, "fp16", "mean"),
+    "groups, LRN": ("caffenet", NARROW, "fp32", "none"),
+    "branches": ("googlenet", NARROW, "fp32", "mean"),
+    "late fusion": ("small", SMALL, "bf16", "mean"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_net_is_recorded(cupy, kind):
+    """A replay gives the bits of a call that was not recorded, in the loss and all gradients."""
+    backbone, options, precision, reduction = KINDS[kind]
+    rng = np.random.default_rng(0)
+    nets = [
+        models.fcn16s(**{"num_classes": 4} | options, backbone=backbone, rng=rng) for _ in range(2)
+    ]
+    streams = dict(zip(("one", "other"), nets, strict=True))
+    net = models.LateFusion(streams) if kind == "late fusion" else nets[0]
+    net.to("cuda").train()
+    channels = 6 if kind == "late fusion" else 3
+    x, labels = rng.standard_normal((2, channels, 40, 36), "f"), rng.integers(0, 3, (2, 40, 36))
+
+    def compute(x, labels):
+        scores = net(Tensor(x))
+        heads = scores.values() if isinstance(scores, dict) else [scores]
+        parts = [F.cross_entropy(head, Tensor(labels), reduction=reduction) for head in heads]
+        loss = sum(part.sum() for part in parts)
+        loss.backward()
+        return [loss.data]
+
+    gradients, found = Gradients(net, compute), []
+    for _, layer in net.named_modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    with use_precision(precision):
+        for _ in range(USUAL + 2):
+            (loss,) = gradients(to_device(x, "cuda"), to_device(labels.astype(np.int32), "cuda"))
+            grads = [p.grad.numpy() for p in net.parameters() if p.grad is not None]
+            found.append([to_numpy(loss), *grads])
+    assert gradients.recorded.graph is not None
+    for one, other in zip(found[0], found[-1], strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_what_decides_about_the_work_is_noticed(cupy):
+    """Which parameters learn, and whether layers are in training."""
+    rng = np.random.default_rng(0)
+    layers = nn.Linear(6, 5, rng=rng), nn.Dropout(0.5, rng=rng), nn.Linear(5, 3, rng=rng)
+    net = nn.Sequential(*layers).to("cuda")
+    x = to_device(np.ones((4, 6), np.float32), "cuda")
+
+    def compute(x):
+        loss = (net(Tensor(x)) ** 2).mean()
+        loss.backward()
+        return [loss.data]
+
+    gradients = Gradients(net, compute)
+
+    def learning():
+        losses = {to_numpy(gradients(x)[0]).item() for _ in range(CALLS)}
+        assert gradients.recorded.graph is not None
+        return len(losses), [p.grad is not None for p in net.parameters()]
+
+    net.eval()
+    assert learning() == (1, [True] * 4)
+    net.train()
+    assert learning()[0] > 1  # something else is dropped each time
+    layers[0].weight.requires_grad = layers[0].bias.requires_grad = False
+    assert learning()[1] == [False, False, True, True]
+    layers[0].weight.requires_grad = True
+    net.eval()
+    assert learning() == (1, [True, False, True, True])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.matmul(x.astype(np.float64), x.astype(np.float64)),
+        lambda x: F.matmul(x[None], x[None]),
+        lambda x: x * x.sum().item(),
+        lambda x: x if x.sum() > 0 else -x,
+        lambda x: x + to_device(np.ones(4, np.float32), "cuda"),
+    ],
+)
+def test_what_cannot_be_recorded_is_an_error_with_a_way_out(cupy, monkeypatch, function):
+    recorded = Recorded(lambda x: [function(x)])
+    (x,) = arrays(cupy, 1, (4, 4))
+    for _ in range(USUAL):
+        (usual,) = recorded(x)
+    with pytest.raises(RecordingError, match=r"CUDA graph: .*captur.* set MINIFCN_GRAPH=0"):
+        recorded(x)
+    monkeypatch.setenv("MINIFCN_GRAPH", "0")
+    assert np.array_equal(recorded(x)[0].get(), usual.get())
+
+
+def test_cupys_own_products_are_never_recorded(cupy):
+    recorded = Recorded(lambda x: [F.matmul(x, x)])
+    (x,) = arrays(cupy, 1, (4, 4))
+    with kernels.plain():
+        found = [recorded(x)[0].get() for _ in range(CALLS)]
+    assert recorded.graph is None
+    np.testing.assert_allclose(found[-1], x.get() @ x.get(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_replay_asks_little_of_the_gpu(standin):

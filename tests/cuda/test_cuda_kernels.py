@@ -521,7 +521,9 @@ def _(module):
                 for n, (w, g, h) in enumerate(zip(found, ws, hs, strict=True))
             ]
             arrays = [array for part in parts for array in part[:3] if array is not None]
-            with on_numpy(module), findable(*arrays), ordered_too():
+            no = np.zeros((), np.int32)
+            with on_numpy(module), findable(*arrays, no), ordered_too():
+                there.step(parts, settings, nesterov, caffe, no)  # changes nothing
                 there.step(parts, settings, nesterov, caffe)
             for w, mine, h in zip(ws, found, hs, strict=True):
                 np.testing.assert_array_equal(mine, w.data)

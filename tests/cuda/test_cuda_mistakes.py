@@ -163,6 +163,12 @@ MISTAKES = [
         "__shfl_xor_sync(0xffffffffu, mine, across)",
         "__shfl_xor_sync(0xffffffffu, mine, 1)",
     ),
+    (
+        "steps that are not wanted",
+        "sgd.descend",
+        "if (wanted && *(const int*)wanted == 0) return;",
+        "",
+    ),
     ("term forgotten", "sgd.descend", "after * momentum + g", "after * momentum"),
     ("all draw the same", "dropout.dropout_mask", "pair += threads", "++pair"),
 ]

@@ -8,6 +8,7 @@ import copy
 import gc
 import pickle
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -234,6 +235,72 @@ extern "C" __global__ void add(const float* a, float* sum, float more, int n) {
   if (i < n) sum[i] = a[i] + more;
 }
 """
+
+
+NOT_RECORDED = [
+    lambda cp, a: a.get(),
+    lambda cp, a: a.sum().item(),
+    lambda cp, a: bool((a > 0).all()),
+    lambda cp, a: cp.asarray(np.ones(3)),
+    lambda cp, a: a.set(np.ones((3, 3), np.float32), cp.cuda.get_current_stream()),
+    lambda cp, a: cp.full((3, 3), a.sum()),  # looks whether it is 0
+    lambda cp, a: a.fill(a.sum()),
+    lambda cp, a: a[a > 0],
+    lambda cp, a: a[[0, 2]],
+    lambda cp, a: cp.nonzero(a),
+    lambda cp, a: cp.nanmax(a),
+    lambda cp, a: a @ a,
+    lambda cp, a: a[None] @ a[None],
+    lambda cp, a: a.astype(float) @ a.astype(float),
+    lambda cp, a: cp.dot(a, a),
+    lambda cp, a: a.dot(a),
+    lambda cp, a: cp.stack([a] * 9),  # sends a table of their places
+    lambda cp, a: cp.concatenate([a] * 9),
+]
+
+
+def check_refused_while_recording(cupy, call):
+    a = cupy.ones((3, 3), np.float32)
+    call(cupy, a)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        try:
+            with pytest.raises(Exception, match=r"[cC]aptur"):  # CuPy and CUDA have several types
+                call(cupy, a)
+        finally:
+            with suppress(Exception):  # because of the error, a GPU refuses this, too
+                stream.end_capture()
+
+
+@pytest.mark.parametrize("call", NOT_RECORDED)
+def test_what_cupy_does_not_record(cupy, call):
+    check_refused_while_recording(cupy, call)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda cp, a: a.sort(),
+        lambda cp, a: cp.argsort(a),
+        lambda cp, a: cp.median(a),
+        lambda cp, a: cp.tensordot(a, a),
+        lambda cp, a: cp.cuda.Device().synchronize(),
+    ],
+)
+def test_what_the_standin_does_not_record_either(standin, call):
+    check_refused_while_recording(standin, call)
+
+
+def test_few_arrays_are_joined_without_a_table(cupy):
+    a = cupy.ones((3, 3), np.float32)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        joined = cupy.stack([a] * 8)
+        graph = stream.end_capture()
+    graph.launch()
+    assert joined.get().all()
 
 
 def test_raw_kernels(cupy):

@@ -22,8 +22,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from minifcn.data.images import replace_file, save_label
+from minifcn.data.images import save_label
 from minifcn.data.landcover import CLASSES, IMAGE_FILE, LABEL_FILE, PALETTE, TILES_FILE
+from minifcn.files import replace_file
 
 JPEG_SHA256 = "10f5389b365d7ece89f68a73ce5653fb5692145fde181fc64596d0d87cb89bb8"
 TIFF_SHA256 = "a253c7643966d99580dacc890fedbe78417ca0dcb4c45845b41b838369c975ad"

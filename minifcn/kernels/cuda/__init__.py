@@ -32,6 +32,11 @@ def plain() -> AbstractContextManager[None]:
     return for_a_while(_setting, plain=True)
 
 
+def is_plain() -> bool:
+    """Tell whether this thread computes with CuPy's own functions only."""
+    return _setting.plain
+
+
 def on(array: Array) -> bool:
     """Tell whether our kernels work on this array: float32, on a GPU, and not switched off.
 
@@ -39,7 +44,7 @@ def on(array: Array) -> bool:
     >>> on(np.zeros(3, np.float32))
     False
     """
-    return not is_numpy(array) and array.dtype == _SINGLE and not _setting.plain
+    return not is_numpy(array) and array.dtype == _SINGLE and not is_plain()
 
 
 def __getattr__(name: str) -> Any:

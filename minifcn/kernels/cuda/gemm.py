@@ -9,11 +9,10 @@ computed one after the other.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 from ...backend import Array, Error, xp_of
 from ...shapes import Pair, conv_size
-from ..im2col import as_matrix, group_slices, patches
+from ..im2col import as_matrix, channels_of, patches
 from ..tiles import Tile, cut
 from .cublas import product
 from .elementwise import add_bias
@@ -43,7 +42,7 @@ def conv2d(
     width = conv_size(x.shape[2], kw, stride[1], padding[1], dilation[1])
     y = xp.empty((len(x), height, width, O), x.dtype)
     if groups > 1:
-        for ins, outs in _groups(C * groups, O, groups):
+        for ins, outs in channels_of(groups, C * groups, O):
             part = None if bias is None else bias[outs]
             y[..., outs] = conv2d(x[..., ins], weight[outs], part, *how, 1, relu)
         return y
@@ -67,7 +66,7 @@ def conv2d_weight(
     (n, height, width, O), C = g.shape, x.shape[3] // groups
     if groups > 1:
         w = xp.empty((*kernel, C, O), x.dtype).transpose(3, 2, 0, 1)
-        for ins, outs in _groups(C * groups, O, groups):
+        for ins, outs in channels_of(groups, C * groups, O):
             w[outs] = conv2d_weight(x[..., ins], g[..., outs], kernel, *how, 1)
         return w
     x, g = xp.ascontiguousarray(x), xp.ascontiguousarray(g)
@@ -99,7 +98,7 @@ def conv_transpose2d(
     make = xp.empty if single and groups == 1 else xp.zeros
     y = make((n, *output_size, O * groups), x.dtype)
     if groups > 1:
-        for ins, outs in _groups(I, O * groups, groups):
+        for ins, outs in channels_of(groups, I, O * groups):
             how = (stride, padding, output_size, dilation, 1)
             y[..., outs] = conv_transpose2d(x[..., ins], weight[ins], *how)
         return y
@@ -139,8 +138,3 @@ def workspace() -> int:
 def _tiles(n: int, rows: int, row_bytes: int) -> list[Tile]:
     """Cut a batch into tiles of patches that fit into the workspace, or into single rows."""
     return cut(n, rows, workspace() // row_bytes, least=1)
-
-
-def _groups(channels: int, outputs: int, groups: int) -> Iterator[tuple[slice, slice]]:
-    """Yield the input channels and the output channels of each group."""
-    return zip(group_slices(channels, groups), group_slices(outputs, groups), strict=True)

@@ -22,6 +22,7 @@ import numpy as np
 
 from ...backend import Array, Error, debugging, for_a_while, is_numpy, on_device, xp_of
 from .. import precision
+from . import is_plain
 
 USUAL = 2  # calls with the same shapes that run as usual before one is recorded
 
@@ -51,17 +52,19 @@ class Recorded:
     ----------
     function
         Of arrays on one GPU; returns a sequence of arrays. It must not ask for a number on the GPU,
-        and must do the same each time (in each precision): the same layers learn, none changes
-        between training and evaluation.
+        and must do the same each time (in each precision, and with the same settings).
     places
         Returns arrays that the function uses beside its arguments, such as a net's weights. What is
         in them may change, but where they lie may not: if it does, all is recorded anew.
+    settings
+        Returns what else decides what the function does, such as which layers learn: if it
+        changes, all is recorded anew, too.
 
     Raises
     ------
     RecordingError
-        If something cannot be recorded. ``MINIFCN_GRAPH=0`` lets every call run as usual, and so
-        does ``MINIFCN_DEBUG=1``.
+        If something cannot be recorded, such as CuPy's own products of matrices.
+        ``MINIFCN_GRAPH=0`` lets every call run as usual, and so does ``MINIFCN_DEBUG=1``.
 
     Examples
     --------
@@ -74,9 +77,10 @@ class Recorded:
         self,
         function: Callable[..., Sequence[Array]],
         places: Callable[[], Sequence[Array]] = tuple,
+        settings: Callable[[], Sequence[Any]] = tuple,
     ) -> None:
-        self.function, self.places = function, places
-        self.seen: Any = None  # shapes and places of the last call
+        self.function, self.places, self.settings = function, places, settings
+        self.seen: Any = None  # shapes, places and settings of the last call
         self.times = 0  # that these came one after the other
         self._forget()
 
@@ -93,6 +97,7 @@ class Recorded:
             return self.function(*arrays)
         key: list[Any] = [(a.shape, a.strides, a.dtype.char) for a in arrays]
         key += [precision.current(), *(a.data.ptr for a in self.places())]
+        key += self.settings()
         if key != self.seen:
             self._forget()
             self.seen, self.times = key, 0
@@ -124,9 +129,11 @@ class Recorded:
                 stream.begin_capture()
                 try:
                     self.outputs = self.function(*self.inputs)
-                except BaseException:
+                except BaseException as error:
                     _abandon(stream)
                     self._forget()
+                    if "captur" in str(error).lower():  # CuPy and CUDA have several types
+                        raise _refused(error) from error
                     raise
                 finally:
                     _state.recorded = None
@@ -134,10 +141,7 @@ class Recorded:
                     self.graph = stream.end_capture()
                 except Exception as error:  # CuPy has several types
                     self._forget()
-                    raise RecordingError(
-                        f"a step could not be recorded as a CUDA graph: {error}: set "
-                        "MINIFCN_GRAPH=0 to do without"
-                    ) from error
+                    raise _refused(error) from error
 
 
 def from_cpu(xp: Any, make: Callable[[], np.ndarray], like: np.ndarray) -> Array:
@@ -159,7 +163,17 @@ def as_usual() -> contextlib.AbstractContextManager[None]:
 
 
 def _wanted() -> bool:
-    return not _state.usual and os.environ.get("MINIFCN_GRAPH", "1") != "0" and not debugging()
+    wanted = os.environ.get("MINIFCN_GRAPH", "1") != "0"
+    # CuPy's own products, which `plain` asks for, cannot be recorded.
+    return wanted and not (_state.usual or debugging() or is_plain())
+
+
+def _refused(error: BaseException) -> RecordingError:
+    return RecordingError(
+        f"this cannot be recorded as a CUDA graph: {error}: products of matrices must be of "
+        "float32 and not of stacks (F.matmul, nn.Linear), and nothing may be asked from the GPU "
+        "or moved to it (.item(), if, print): set MINIFCN_GRAPH=0 to do without"
+    )
 
 
 def _abandon(stream: Any) -> None:

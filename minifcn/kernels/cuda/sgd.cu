@@ -34,10 +34,13 @@ __device__ __forceinline__ Row row_of_block(const Row* table, int rows) {
 // is 1:
 //   h = momentum · h + g,  and w -= h, or g + momentum · h where nesterov is 1;
 // that is multiplied with the rate where caffe is 0. Each row of `settings` has rate, momentum and
-// decay.
+// decay. `wanted` is where an int is, or 0. If that int is 0, nothing is done: so nobody has to wait
+// for it.
 extern "C" __global__ void __launch_bounds__(THREADS) descend(const unsigned long long* table,
-                                                              const float* settings, int rows,
+                                                              const float* settings,
+                                                              unsigned long long wanted, int rows,
                                                               int nesterov, int caffe) {
+  if (wanted && *(const int*)wanted == 0) return;
   const Row row = row_of_block((const Row*)table, rows);
   const float rate = settings[3 * row.settings], momentum = settings[3 * row.settings + 1];
   const float decay = settings[3 * row.settings + 2];

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...backend import Array, Operation, device_of, gpu_of, is_numpy, xp_of
+from ...backend import Array, Operation, device_of, gpu_of, is_numpy, to_device, xp_of
 from . import on
 from .elementwise import in_order
 from .launch import MOST_NUMBERS, KernelError, address, blocks_for, run
@@ -106,8 +106,9 @@ class Descents:
         settings: list[tuple[float, ...]],
         nesterov: bool,
         caffe: bool,
+        only_if: Array | None = None,
     ) -> None:
-        """Change weights and momenta, in place.
+        """Change weights and momenta, in place; unless ``only_if``, one int32, is 0.
 
         ``settings`` are rows of rate, momentum and decay; the rest as of `minifcn.optim.SGD`.
         """
@@ -120,7 +121,9 @@ class Descents:
                 rows, blocks = _rows(parts)
                 table, rates = self._sent.setdefault(gpu, (Sent(), Sent()))
                 there = table(first, rows, np.uint64), rates(first, settings, np.float32)
-                run("sgd.descend", blocks, *there, len(rows), int(nesterov), int(caffe))
+                flag = None if only_if is None else to_device(only_if, device_of(first))
+                wanted = 0 if flag is None else address(flag)
+                run("sgd.descend", blocks, *there, wanted, len(rows), int(nesterov), int(caffe))
 
 
 def all_fit(gradients: Sequence[Array]) -> bool:

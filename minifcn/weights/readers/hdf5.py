@@ -16,7 +16,8 @@ from .mapped import EXPANSION, MappedFile, check_name, check_shape, native, show
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 WORKER = Path(__file__).with_name("hdf5_worker.py")
-PATIENCE, SPEED = 30.0, 20e6  # seconds for any file; and the slowest unpacking, in bytes per second
+TIME_LIMIT = 30.0  # seconds for any file
+SPEED = 20e6  # bytes per second of the slowest unpacking, for which there is more time
 MEMORY = 2 << 30  # bytes of addresses for Python, NumPy and the library themselves
 
 
@@ -76,20 +77,20 @@ class Hdf5:
         if importlib.util.find_spec("h5py") is None:
             raise file.error("an HDF5 file, which needs h5py: pip install 'minifcn[keras]'")
         memory = MEMORY + 4 * EXPANSION * file.size
-        patience = PATIENCE + file.size / SPEED
+        limit = TIME_LIMIT + file.size / SPEED
         try:
             done = subprocess.run(
                 [sys.executable, "-P", str(WORKER), str(memory), str(file.path.absolute())],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=patience,
+                timeout=limit,
                 check=False,
                 # No thread pool that it has no use for, and no plug-ins of the HDF5 library.
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"},
             )
         except subprocess.TimeoutExpired:
             raise file.error(
-                f"damaged: the HDF5 library was not done after {patience:.0f} s"
+                f"damaged: the HDF5 library was not done after {limit:.0f} s"
             ) from None
         line, _, sent = done.stdout.partition(b"\n")
         try:

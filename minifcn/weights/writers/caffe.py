@@ -9,7 +9,7 @@ from typing import Any
 
 from ..._version import __version__
 from ...data import Preprocessing
-from ...files import replacing
+from ...files import replacing, why_not_written
 from ...models import FCN, Classifier
 from ...shapes import Pair, pair
 from ..header import WeightsError, title
@@ -91,7 +91,8 @@ def write_caffe(
             lines = [*_comment(net, preprocessing, classes), *_description(name, layers)]
             second.write_text("\n".join(lines) + "\n", "utf-8")
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be written: {error}") from error
+        why = why_not_written(error, path)
+        raise WeightsError(f"{path}: cannot be written: {why}") from error
     return description, weights
 
 

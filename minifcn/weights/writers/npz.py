@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...backend import to_numpy
-from ...files import replacing
+from ...files import replacing, why_not_written
 from ...nn import Module
 from ..header import WeightsError
 from ..writing import check_place
@@ -59,7 +59,8 @@ def write_npz(net: Module, path: str | Path, *, style: str = "minifcn") -> list[
             # An open file: to a name without the ending NumPy would add it.
             np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be written: {error}") from error
+        why = why_not_written(error, path)
+        raise WeightsError(f"{path}: cannot be written: {why}") from error
     return list(arrays)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..._version import __version__
 from ...data import Preprocessing
-from ...files import replacing
+from ...files import replacing, why_not_written
 from ...flow import Net
 from ...models import FCN, LateFusion
 from ...nn import Sequential
@@ -94,7 +94,8 @@ def write_onnx(
         with replacing(path) as temporary, temporary.open("wb") as file:
             write_pieces(file, message)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be written: {error}") from error
+        why = why_not_written(error, path)
+        raise WeightsError(f"{path}: cannot be written: {why}") from error
     return graph
 
 
