@@ -13,10 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-
 from ..autograd import Node, Tensor, set_mode
-from ..backend import Array, memory_order, on_device, xp_of
+from ..backend import Array, memory_order, on_device, undo, xp_of
 
 BYTES = 1 << 20  # of a bucket: small nets have several, and few messages are shorter
 StartSum: TypeAlias = Callable[[Array], Callable[[], None]]  # sums in place; what it returns waits
@@ -47,6 +45,7 @@ class Buckets:
 
     Examples
     --------
+    >>> import numpy as np
     >>> w = Tensor([1.0, 2.0], requires_grad=True)
     >>> buckets = Buckets(lambda array: lambda: None)
     >>> buckets.add(w, np.array([3.0, 4.0], np.float32))
@@ -64,7 +63,7 @@ class Buckets:
         """Take the gradient of a parameter; its array may be overwritten."""
         axes = memory_order(gradient)
         inside = gradient.transpose(axes)
-        piece = Piece(parameter, inside.reshape(-1), inside.shape, np.argsort(axes).tolist())
+        piece = Piece(parameter, inside.reshape(-1), inside.shape, undo(axes))
         if self.filling and self.filling[0].flat.dtype != gradient.dtype:
             self._send()
         self.filling.append(piece)
@@ -74,6 +73,7 @@ class Buckets:
     def _send(self) -> None:
         """Start the sum of what is there. A large gradient is a bucket by itself, and not copied.
 
+        >>> import numpy as np
         >>> sent = []
         >>> def start(array):
         ...     sent.append(array.size)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,25 @@ def check_place(path: str | Path) -> None:
         raise WeightsError(f"{path}: cannot be written: {path.parent} {found}")
     if path.is_dir():
         raise WeightsError(f"{path}: cannot be written: it is a folder; add a file name")
+
+
+@contextlib.contextmanager
+def saying_why(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turn the system's error about a file into a WeightsError with the reason and what to do.
+
+    ``needed`` are the bytes that it will have, where they are known.
+
+    >>> with saying_why(Path("missing/a.npz")):
+    ...     open("missing/a.npz", "wb")
+    Traceback (most recent call last):
+    minifcn.weights.header.WeightsError: missing/a.npz: cannot be written: No such file or \
+directory: the folder missing is not there any more, or never was
+    """
+    try:
+        yield
+    except OSError as error:
+        why = why_not_written(error, path, needed)
+        raise WeightsError(f"{path}: cannot be written: {why}") from error
 
 
 def write_tensors(
@@ -91,20 +111,20 @@ def write_tensors(
             checksum.update(content)
 
     done = 0
-    try:
-        with replacing(path, durable=True) as temporary, temporary.open("wb") as file:
-            write(len(text).to_bytes(8, "little") + text)
-            for array in tensors.values():
-                for piece in in_order(array):
-                    write(piece.astype(piece.dtype.newbyteorder("<"), copy=False).data)
-                    done += piece.nbytes
-                    if progress is not None:
-                        progress(done, end)
-            if checksum:
-                file.write(checksum.digest())
-    except OSError as error:
-        why = why_not_written(error, path, end + len(text))
-        raise WeightsError(f"{path}: cannot be written: {why}") from error
+    with (
+        saying_why(path, end + len(text)),
+        replacing(path, durable=True) as temporary,
+        temporary.open("wb") as file,
+    ):
+        write(len(text).to_bytes(8, "little") + text)
+        for array in tensors.values():
+            for piece in in_order(array):
+                write(piece.astype(piece.dtype.newbyteorder("<"), copy=False).data)
+                done += piece.nbytes
+                if progress is not None:
+                    progress(done, end)
+        if checksum:
+            file.write(checksum.digest())
 
 
 def is_sealed(path: Path) -> bool:

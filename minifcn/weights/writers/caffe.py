@@ -9,12 +9,12 @@ from typing import Any
 
 from ..._version import __version__
 from ...data import Preprocessing
-from ...files import replacing, why_not_written
+from ...files import replacing
 from ...models import FCN, Classifier
 from ...shapes import Pair, pair
 from ..header import WeightsError, title
 from ..wire import bytes_field, varint
-from ..writing import check_place
+from ..writing import check_place, saying_why
 from .caffe_layers import Layer, Word, caffe_layers
 from .facts import check_length, check_numbers, in_words
 from .message import Piece, field, length, write_pieces
@@ -84,15 +84,11 @@ def write_caffe(
     check_length(path, length(message))
     for place in (description, weights):
         check_place(place)
-    try:
-        with replacing(weights) as first, replacing(description) as second:
-            with first.open("wb") as file:
-                write_pieces(file, message)
-            lines = [*_comment(net, preprocessing, classes), *_description(name, layers)]
-            second.write_text("\n".join(lines) + "\n", "utf-8")
-    except OSError as error:
-        why = why_not_written(error, path)
-        raise WeightsError(f"{path}: cannot be written: {why}") from error
+    with saying_why(path), replacing(weights) as first, replacing(description) as second:
+        with first.open("wb") as file:
+            write_pieces(file, message)
+        lines = [*_comment(net, preprocessing, classes), *_description(name, layers)]
+        second.write_text("\n".join(lines) + "\n", "utf-8")
     return description, weights
 
 

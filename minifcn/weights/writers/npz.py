@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from ...backend import to_numpy
-from ...files import replacing, why_not_written
+from ...files import replacing
 from ...nn import Module
 from ..header import WeightsError
-from ..writing import check_place
+from ..writing import check_place, saying_why
 
 STYLES = ("minifcn", "chainer")
 CHAINER = {"weight": "W", "bias": "b"}
@@ -54,13 +54,9 @@ def write_npz(net: Module, path: str | Path, *, style: str = "minifcn") -> list[
     if style == "chainer":
         arrays = {chainer_name(name): array for name, array in arrays.items()}
     check_place(path)
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            # An open file: to a name without the ending NumPy would add it.
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
-    except OSError as error:
-        why = why_not_written(error, path)
-        raise WeightsError(f"{path}: cannot be written: {why}") from error
+    with saying_why(path), replacing(path) as temporary, temporary.open("wb") as file:
+        # An open file: to a name without the ending NumPy would add it.
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
     return list(arrays)
 
 

@@ -12,13 +12,13 @@ import numpy as np
 
 from ..._version import __version__
 from ...data import Preprocessing
-from ...files import replacing, why_not_written
+from ...files import replacing
 from ...flow import Net
 from ...models import FCN, LateFusion
 from ...nn import Sequential
 from ...shapes import Pair, pair
 from ..header import WeightsError, title
-from ..writing import check_place
+from ..writing import check_place, saying_why
 from .facts import check_length, check_numbers, in_words, least_image
 from .message import Piece, field, length, write_pieces
 from .onnx_nodes import Dims, Graph, onnx_nodes
@@ -90,12 +90,8 @@ def write_onnx(
     message = _message(onnx, graph, properties)
     check_length(path, length(message))
     check_place(path)
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            write_pieces(file, message)
-    except OSError as error:
-        why = why_not_written(error, path)
-        raise WeightsError(f"{path}: cannot be written: {why}") from error
+    with saying_why(path), replacing(path) as temporary, temporary.open("wb") as file:
+        write_pieces(file, message)
     return graph
 
 
