@@ -165,6 +165,7 @@ def evaluate(
         _print_worst(kept.cases())
     if sheet:
         write_sheet(sheet, kept.cases(), dataset)
+        print(f"{len(kept.cases())} images that the net does worst on: see {sheet}")
     if confusion:
         _draw_confusion(confusion, dataset, totals)
 
@@ -288,6 +289,7 @@ def _draw_confusion(path: Path, dataset: Dataset, totals: dict[str, ConfusionMat
     for head, matrix in totals.items():
         file = path.with_stem(f"{path.stem}_{head}") if len(totals) > 1 else path
         save_image(file, confusion_picture(matrix, heads_of(dataset)[head].classes))
+        print(f"confusion matrix: see {file}")
 
 
 def _numbers_of(

@@ -89,7 +89,8 @@ def runs(
         if not found:
             raise CommandError(f"{compare}: there is no run to compare")
         write_comparison(compare, found)
-        complain(f"{compare} shows the {len(found)} runs side by side")
+        what = f"the {len(found)} runs side by side" if len(found) > 1 else "the run"
+        complain(f"{compare} shows {what}")
 
 
 def _read_all(folders: list[Path]) -> tuple[list[Run], int]:

@@ -124,11 +124,9 @@ class Training:
         self.optimizer = SGD(groups, recipe.lr, recipe.momentum, decay, caffe=recipe.caffe)
         self.schedule = warmup(poly(recipe.steps, recipe.power), recipe.warmup)
         self.scale = LossScale(next(iter(model.parameters())).data)
-        self.ignored = loader.dataset.ignore_index
-        self.heads = list(heads_of(loader.dataset))
+        self.ignored, self.heads = loader.dataset.ignore_index, list(heads_of(loader.dataset))
         self.classes: dict[str, int] = {}  # that each head of the net tells apart, once it is seen
-        state = [self.scale.factor]
-        self.replayed = Gradients(model, self._replayable, state)
+        self.replayed = Gradients(model, self._replayable, [self.scale.factor])
 
     def steps(self) -> Generator[Step, None, None]:
         """Yield a `Step` after each step, from where the training stands to the recipe's end.
@@ -161,9 +159,11 @@ class Training:
                     unread = []
                 rate = self.optimizer.param_groups[0]["lr"]
                 seconds = time.perf_counter() - start
-                events = [INSTEAD + bad.why for part in parts for bad in part.skipped]
+                skipped = [bad for part in parts for bad in part.skipped]
                 if self.loader.skips and self.ranks.number > 1:
-                    events = [text for texts in self.ranks.gather(events) for text in texts]
+                    skipped = [bad for found in self.ranks.gather(skipped) for bad in found]
+                    self.loader.bad.add(skipped)  # each rank counts those of all
+                events = [INSTEAD + bad.why for bad in skipped]
                 events += [told.skipped] if told.skipped else []
                 images = self.ranks.number * sum(len(part.images) for part in parts)
                 end, wait = recipe.steps, start - asked

@@ -79,7 +79,23 @@ def test_check_with_warnings_only(run, tmp_path, monkeypatch):
     code, out, _ = run("check", a_folder(tmp_path))
     assert code == 0
     assert "warning (train): 3 images, but 1112 were published" in out
-    assert "train and all share 3 samples" in out
+    assert " share 3 samples" not in out  # that all has what train has goes without saying
+
+
+def test_check_counts_what_splits_share(run, tmp_path):
+    spec = a_folder(tmp_path, train=None, val=None, two=None)
+    (tmp_path / "two.txt").write_text("two é 0\ntrain é 1\n", "utf-8")
+    assert "train and two share 1 samples" in run("check", spec)[1].splitlines()
+
+
+def test_check_misses_held_out_images(run, tmp_path):
+    spec = a_folder(tmp_path)
+    assert "held-out" not in run("check", spec)[1]
+    for file in ("train.txt", "val.txt"):
+        (tmp_path / file).unlink()
+    told = "warning (train, all): no split has held-out images: a net needs some that it does not"
+    assert told in run("check", spec)[1]
+    assert told not in run("check", f"{spec}?split=all")[1]  # one is asked for, and no more
 
 
 def test_check_says_how_many_more_are_bad(run, tmp_path):

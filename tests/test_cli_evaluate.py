@@ -256,7 +256,8 @@ def test_a_sheet_without_a_number_shows_ten(run, net, tmp_path):
     code, out, _ = run(net, "--data", "shapes", "--sheet", tmp_path / "s.html")
     assert code == 0
     assert (tmp_path / "s.html").read_text("utf-8").count("<h3>") == 10
-    assert "worst images" not in out
+    assert "worst images" not in out  # they are not listed in the terminal
+    assert f"10 images that the net does worst on: see {tmp_path / 's.html'}" in out
 
 
 def test_a_confusion_matrix_as_a_picture(run, net, tmp_path):

@@ -26,8 +26,9 @@ from minifcn.data import Batch, Loader, Preprocessing, Sample
 from minifcn.data.order import Order
 from minifcn.data.unreadable import TRIES, Unread
 from minifcn.diagnose import diagnose, not_finite
-from minifcn.loop import MOST_SKIPPED, Training
+from minifcn.loop import INSTEAD, MOST_SKIPPED, Training
 from minifcn.observer import Observer
+from minifcn.parallel import Ranks
 from minifcn.progress import TerminalObserver
 from minifcn.recipes import Recipe
 from minifcn.run_lock import FolderInUseError, locked
@@ -153,6 +154,22 @@ def test_if_nothing_can_be_read_nobody_tries_for_ever():
     message = rf"^{TRIES + 1} samples of listed in turn cannot be read: .*; and \d+ more$"
     with pytest.raises(data.DataError, match=message):
         take(Loader(Damaged(50, range(50)), 1, on_error="skip"), 1)
+
+
+class Both(Ranks):
+    """Acts as one of two ranks, of which the other found a sample that cannot be read, too."""
+
+    number = 2
+
+    def gather(self, value):
+        return [value, [Unread(11, "11.png: file is damaged")]]
+
+
+def test_each_rank_counts_what_all_found_unreadable():
+    loader = Loader(Damaged(12, []), 2, on_error="skip", shard=(0, 2))
+    step = next(Training(small_net(), loader, Recipe(1, 0.01), ranks=Both()).steps())
+    assert step.events == (INSTEAD + "11.png: file is damaged",)
+    assert loader.bad.found == {11: "11.png: file is damaged"}  # what a checkpoint notes
 
 
 class Ending(Observer):

@@ -113,8 +113,8 @@ def check(
     """Read every sample of a data set, and report what is in it and what is wrong.
 
     Found are: files that cannot be read or do not fit together, splits that share images (by their
-    files, their names, or exactly their pixels), classes that never occur, images without labels,
-    and numbers of images that differ from the published ones.
+    files, their names, or exactly their pixels), a data set without held-out images, classes that
+    never occur, images without labels, and numbers of images that differ from the published ones.
 
     Parameters
     ----------
@@ -150,6 +150,8 @@ def check(
         kind = parse(source).kind
         sizes = {n: published_size(kind, n, dataset) for n, dataset in datasets.items()}
         report.published = {n: size for n, size in sizes.items() if size is not None}
+        if parse(source).split is None:
+            problems += _held_out(splits_of(source))
     jobs = _jobs(datasets)
     report.samples = len(jobs)
     if workers is None:
@@ -253,6 +255,20 @@ def _kinds_that_differ(report: Report) -> Iterator[Problem]:
                 "data set must have the same"
             )
             yield Problem(f"{alike[0].name}, {name}", text, True)
+
+
+def _held_out(splits: Sequence[str]) -> Iterator[Problem]:
+    """Find that no split has images to measure a net on that learns from another.
+
+    >>> [problem.text[:32] for problem in _held_out(["train", "all"])]
+    ['no split has held-out images: a ']
+    """
+    if not any(must_differ(a, b) for a, b in itertools.permutations(splits, 2)):
+        text = (
+            "no split has held-out images: a net needs some that it does not learn from, to be "
+            "measured on; name them in a split called val (for a folder: val.txt)"
+        )
+        yield Problem(", ".join(splits), text, False)
 
 
 def _shared_samples(
