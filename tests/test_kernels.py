@@ -191,6 +191,29 @@ def test_a_thread_that_cannot_be_started_is_a_clear_error(threads_are, monkeypat
         raise RuntimeError("of another kind")
 
 
+def test_no_thread_works_on_when_another_cannot_be_started(threads_are, monkeypatch):
+    threads_are(3)
+    start, began, done = threading.Thread.start, [], []
+
+    def only_the_first(thread):
+        if began:
+            raise RuntimeError("can't start new thread")
+        began.append(thread)
+        start(thread)
+
+    def body(number):
+        time.sleep(0.05)
+        done.append(number)
+
+    monkeypatch.setattr(threading.Thread, "start", only_the_first)
+    with pytest.raises(threads.ThreadError):
+        parallel_for(3, body, ON_CPU)
+    assert done in ([], [0, 1, 2])  # none, if it was caught before it began
+    before = list(done)
+    time.sleep(0.2)
+    assert done == before
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " "])
 def test_a_bad_number_of_threads_is_an_error(monkeypatch, text):
     monkeypatch.setenv("MINIFCN_NUM_THREADS", text)

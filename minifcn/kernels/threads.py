@@ -94,12 +94,6 @@ use fewer threads: MINIFCN_NUM_THREADS=1
         ) from error
 
 
-def _started(work: Callable[[], None], count: int) -> list[Future[None]]:
-    """Let some threads of the pool do a work each."""
-    with starting_threads():
-        return [_pool().submit(work) for _ in range(count)]
-
-
 def _after_fork() -> None:
     """Forget the pool in a forked child: its threads exist in the parent only."""
     global _lock
@@ -167,8 +161,11 @@ def parallel_for(
 
     with _one_blas_thread:
         threads = 1 if operations < ALONE else min(num_threads(), count)
-        helpers = _started(work, threads - 1) if threads > 1 else []
+        helpers: list[Future[None]] = []
         try:
+            with starting_threads():
+                for _ in range(threads - 1):
+                    helpers.append(_pool().submit(work))
             work()
         finally:
             # A helper that never started has nothing left to do; nobody returns before the others.
