@@ -30,7 +30,6 @@ from .recipes import Recipe, check_rate
 from .recorded import Gradients
 from .step import LATE, NotFiniteStepError, Step, StepLoss, TrainingError
 from .step_parts import (
-    advice,
     by_head,
     by_name,
     classes_of,
@@ -38,6 +37,7 @@ from .step_parts import (
     labels_on,
     shares,
     summed,
+    with_less_memory,
 )
 
 OnNaN = Literal["stop", "skip"]
@@ -179,7 +179,7 @@ class Training:
             self._draw_anew()
         drawn = {name: rng.bit_generator.state for name, rng in self._generators()}
         try:
-            with naming_layers(self.model, advice(self.recipe)):
+            with naming_layers(self.model, with_less_memory(self.recipe)):
                 told = self._add_gradients(parts)
             self._ready(told, parts)
         except BaseException as error:

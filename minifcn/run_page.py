@@ -20,7 +20,7 @@ from .metrics import METRICS
 from .report import file_uri, legend_list, page, percent
 from .run_curves import class_curves, loss_chart, metric_charts, other_charts, speed
 from .run_log import StageLog
-from .run_tables import class_tables, confusion_tables, layer_table, metric_table, settings
+from .run_tables import class_tables, confusion_tables, metric_table, settings, statistics_table
 from .runs import Run, picture_name, steps_of
 
 RELOAD = 30  # seconds between two looks of the browser
@@ -134,7 +134,7 @@ def _parts(run: Run) -> Iterator[str]:
             "says, in per cent of the row's pixels. The diagonal is right.</p>\n"
             f"{confusion_tables(log, run.shown)}"
         )
-    yield layer_table(run)
+    yield statistics_table(run)
     yield _events(run)
     yield f"<h2>How this was made</h2>\n{settings(run)}"
 

@@ -126,7 +126,7 @@ def _worst(matrix: ConfusionMatrix, classes: tuple[str, ...]) -> str:
     return f"<details><summary>the commonest confusions</summary>{listed}</details>\n"
 
 
-def layer_table(run: Run) -> str:
+def statistics_table(run: Run) -> str:
     """Return the statistics of each layer, as of the last look, and how its gradient developed."""
     stage = next((name for name, log in reversed(run.stages.items()) if log.layers), None)
     if stage is None:

@@ -80,7 +80,7 @@ def labels_before(
     return [labels_on(device, labels, classes[h], ignored).data for h, labels in truth.items()]
 
 
-def advice(recipe: Recipe) -> str:
+def with_less_memory(recipe: Recipe) -> str:
     """Say how a step comes to need less memory."""
     batch = recipe.batch_size
     if batch > 1:
