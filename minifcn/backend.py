@@ -393,13 +393,14 @@ class Operation:
             except Exception as error:  # CuPy has several types
                 raise DeviceError(f"{self.name} failed on the GPU: {error}") from error
         xp = xp_of(output)
-        if output.dtype.kind == "f" and not xp.isfinite(output).all():
-            given = " and ".join(f"{n} {_range(array)}" for n, array in self._arrays().items())
+        with on_device(output):  # not where its operands are, if this is the move to another GPU
+            if output.dtype.kind != "f" or xp.isfinite(output).all():
+                return output
             kind = "nan" if xp.isnan(output).any() else "inf"
-            told = NotFiniteError(f"{self.name} made {kind} of {given}")
-            told.arrays = tuple(self._arrays().values())
-            raise told
-        return output
+        given = " and ".join(f"{n} {_range(array)}" for n, array in self._arrays().items())
+        told = NotFiniteError(f"{self.name} made {kind} of {given}")
+        told.arrays = tuple(self._arrays().values())
+        raise told
 
 
 def _unchanged(output: Array) -> Array:
@@ -410,4 +411,5 @@ def _range(array: Array) -> str:
     """Return the shape of an array, and its smallest and largest number."""
     if not array.size:
         return f"{array.shape}"
-    return f"{array.shape} from {array.min().item():.6g} to {array.max().item():.6g}"
+    with on_device(array):
+        return f"{array.shape} from {array.min().item():.6g} to {array.max().item():.6g}"

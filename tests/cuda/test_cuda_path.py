@@ -16,8 +16,8 @@ from narrow_nets import FCNS, net_of
 
 import minifcn.functional as F
 from minifcn import Tensor, data, evaluation, models, nn, optim, train, weights
-from minifcn.autograd import no_grad
-from minifcn.backend import DeviceError, to_device
+from minifcn.autograd import debug, no_grad
+from minifcn.backend import DeviceError, NotFiniteError, to_device
 from minifcn.kernels import cuda
 from minifcn.recipes import Recipe
 
@@ -244,11 +244,13 @@ def test_weights_are_saved_from_a_gpu_and_loaded_to_it(cupy, tmp_path):
 # Several GPUs
 
 
-def test_the_second_gpu_works_as_the_first(standin):
+@pytest.mark.parametrize("mode", [nullcontext, debug])
+def test_the_second_gpu_works_as_the_first(standin, mode):
     """Though the thread's current GPU is the first, and stays so."""
-    first, second = setting("cuda:0"), setting("cuda:1")
-    for _ in range(2):
-        losses = [step(*one) for one in (first, second)]
+    with mode():
+        first, second = setting("cuda:0"), setting("cuda:1")
+        for _ in range(2):
+            losses = [step(*one) for one in (first, second)]
     assert [loss.device for loss in losses] == ["cuda:0", "cuda:1"]
     assert losses[0].item() == losses[1].item()
     gradients = [p.grad for p in second[0].parameters() if p.grad is not None]
@@ -259,6 +261,19 @@ def test_the_second_gpu_works_as_the_first(standin):
     moved = [p.numpy() for p in second[0].to("cuda:0").parameters()]
     for p, q in zip(first[0].parameters(), moved, strict=True):
         np.testing.assert_array_equal(p.numpy(), q)
+
+
+def test_a_number_that_is_not_finite_is_named_on_the_second_gpu(standin):
+    x = Tensor(images())
+    x.data[0, 0, 0, 0] = np.nan
+    there = x.to("cuda:1")
+    for name, made in (
+        ("to", lambda: x.to("cuda:1")),
+        ("to", lambda: there.to("cuda:0")),
+        ("exp", there.exp),
+    ):
+        with debug(), pytest.raises(NotFiniteError, match=rf"^{name} made nan of x .* from nan"):
+            made()
 
 
 def test_gpus_are_not_mixed(standin):
