@@ -1,29 +1,34 @@
 """Which array library holds an array, NumPy or CuPy, and how arrays move between the two.
 
 The rest of minifcn never names CuPy: it asks ``xp_of(array)`` for the library that the array
-belongs to and writes ``xp.maximum``, ``xp.matmul`` and so on. This is the only file that imports
-CuPy, and it does so only when somebody asks for a CUDA device.
+belongs to and writes ``xp.maximum``, ``xp.matmul`` and so on. CuPy is imported when somebody asks
+for a CUDA device (see `minifcn.gpu_probe`).
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import os
+import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
+from .gpu_probe import NOT_INSTALLED, probe_cuda
+
 Array: TypeAlias = Any  # a numpy.ndarray or a cupy.ndarray
 _HERE = nullcontext()
 _NUMPY = np.ndarray, np.generic
 # What most arguments are that are no arrays: this is asked some thousand times in a training step.
 _PLAIN = frozenset({type(None), bool, int, float, str, tuple})
+# What to do if memory runs out: of an operation, and of a move of weights.
+FEWER_IMAGES = "use fewer or smaller images at a time, or a net with less padding"
+NARROWER_NET = "use a narrower net (--width), or another GPU: see nvidia-smi"
 
 
 class Error(Exception):
@@ -94,8 +99,12 @@ def gpu_of(array: Array) -> int:
     return -1 if isinstance(array, _NUMPY) else array.data.device_id
 
 
-def to_device(array: Array, device: str) -> Array:
+def to_device(
+    array: Array, device: str, name: str = "an array", advice: str = FEWER_IMAGES
+) -> Array:
     """Return the array on ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; itself when it lies there.
+
+    The error for too little memory has the name and the advice.
 
     Raises
     ------
@@ -107,14 +116,10 @@ def to_device(array: Array, device: str) -> Array:
     if device == "cpu":
         return array if isinstance(array, np.ndarray) else to_numpy(array)
     number = device_number(device)
-    cupy = require_cupy()
-    if device_of(array) == f"cuda:{number}":
+    if gpu_of(array) == number:
         return array
-    count = cupy.cuda.runtime.getDeviceCount()
-    if number >= count:
-        there = ", ".join(f"cuda:{n}" for n in range(count))
-        raise DeviceError(f"device {device!r} is not available: there is only {there}")
-    move = Operation(f"the move to cuda:{number}", {"an array": array})
+    cupy = require_gpu(device)
+    move = Operation(f"the move to cuda:{number}", {name: array}, advice=advice)
     move.place = cupy.cuda.Device(number)
     with move:
         # CuPy moves arrays that lie row by row. Seen in memory order, channels-last ones do.
@@ -168,6 +173,18 @@ def other_device(array: Array) -> Any:
     return None if here else array.device
 
 
+def overwrite(array: Array, values: Any) -> None:
+    """Put a number, or the numbers of an array on any device, into an array, where that lies.
+
+    >>> x = np.zeros(2)
+    >>> overwrite(x, np.array([1.0, 2.0]))
+    >>> x.tolist()
+    [1.0, 2.0]
+    """
+    with on_device(array):
+        array[...] = to_device(values, device_of(array)) if is_array(values) else values
+
+
 def is_numpy(array: Array) -> bool:
     """Tell whether an array (or NumPy scalar) belongs to NumPy."""
     return isinstance(array, _NUMPY)
@@ -191,9 +208,9 @@ def choose_device(name: str) -> tuple[str, str]:
     """
     if name == "auto":
         cupy, found = probe_cuda()
-        wanted = cupy is not None or "cupy" in sys.modules
-        name, told = ("cuda:0", f"on cuda:0: {found}") if cupy else ("cpu", f"on the CPU: {found}")
-        return name, told if wanted else ""
+        if cupy:
+            return "cuda:0", f"on cuda:0: {found}"
+        return "cpu", "" if found == NOT_INSTALLED else f"on the CPU: {found}"
     to_device(np.zeros(1), name)
     return name, "" if name == "cpu" else f"on {name}: {probe_cuda()[1]}"
 
@@ -204,48 +221,32 @@ def device_number(device: str) -> int:
     >>> device_number("cuda:1")
     1
     """
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise DeviceError(f"unknown device {device!r}: use 'cpu', 'cuda' or 'cuda:N'")
-    return int(number or 0)
+    if not (found := re.fullmatch("cuda(:[0-9]{1,9})?", device)):
+        raise DeviceError(
+            f"unknown device {device!r}: use 'cpu', 'cuda' or 'cuda:N', or in a command 'auto'"
+        )
+    return int((found[1] or ":0")[1:])
 
 
-def require_cupy() -> ModuleType:
+def require_cupy(device: str = "cuda") -> ModuleType:
     """Return the module ``cupy``, or raise a DeviceError that says why it cannot be used."""
     cupy, reason = probe_cuda()
     if cupy is None:
-        raise DeviceError(f"device 'cuda' is not available: {reason}")
+        raise DeviceError(f"device {device!r} is not available: {reason}")
     return cupy
 
 
-@functools.cache
-def probe_cuda() -> tuple[ModuleType | None, str]:
-    """Return CuPy if it can compute here, and one sentence that says what was found.
+def require_gpu(device: str) -> ModuleType:
+    """Return the module ``cupy``, or raise a DeviceError: also if there is no GPU of this number.
 
-    An import proves nothing: CuPy imports without a GPU, and fails at the first product when one
-    of its libraries is missing. So the probe computes one small product.
+    ``device`` is ``"cuda"`` or ``"cuda:N"``.
     """
-    try:
-        cupy = importlib.import_module("cupy")
-    except ImportError as error:
-        if getattr(error, "name", None) == "cupy":
-            return None, "CuPy is not installed (pip install 'minifcn[cuda13]' or '[cuda12]')"
-        return None, f"CuPy does not import: {_first_line(error)}"
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-        ones = cupy.ones((2, 2), "f")
-        right = float((ones @ ones).sum()) == 8.0
-        name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    except Exception as error:  # a missing library, driver or header, each with its own type
-        return None, f"CuPy {cupy.__version__} cannot compute here: {_first_line(error)}"
-    if not right:
-        return None, f"CuPy {cupy.__version__} returned a wrong product on {name}"
-    return cupy, f"CuPy {cupy.__version__} on {name} ({count} device{'s' * (count != 1)})"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or repr(error)
-    return f"{type(error).__name__}: {text.splitlines()[0]}"
+    number, cupy = device_number(device), require_cupy(device)
+    count = cupy.cuda.runtime.getDeviceCount()
+    if number >= count:
+        there = ", ".join(f"cuda:{n}" for n in range(count))
+        raise DeviceError(f"device {device!r} is not available: there is only {there}")
+    return cupy
 
 
 def checksum(value: Any) -> int:
@@ -293,11 +294,7 @@ def for_a_while(settings: object, **changed: Any) -> Iterator[None]:
 
 
 def check_one_kind(operation: str, arrays: dict[str, Array], debug: bool = False) -> Operation:
-    """Raise unless all arrays lie on one device and the floating-point ones have one type.
-
-    Returns
-    -------
-    The context to compute in.
+    """Return the context to compute in, if all arrays lie on one device and floats have one type.
 
     Raises
     ------
@@ -317,8 +314,14 @@ def check_one_kind(operation: str, arrays: dict[str, Array], debug: bool = False
     for found, error in ((devices, DeviceError), (dtypes, DTypeError)):
         if len(found) > 1:
             kinds = " and ".join(f"{name} ({kind})" for kind, name in found.items())
-            raise error(f"{operation} got {kinds}: convert one of them with .to(...)")
+            raise error(f"{operation} got {kinds}: {_conversion(found.values(), arrays)}")
     raise AssertionError("the arrays differ in neither")
+
+
+def _conversion(names: Iterable[str], arrays: dict[str, Array]) -> str:
+    """Say how one of some arrays can be made like the others; a NumPy number has no ``.to``."""
+    numbers = [name for name in names if isinstance(arrays[name], np.generic)]
+    return f"use float({numbers[0]})" if numbers else "convert one of them with .to(...)"
 
 
 class Operation:
@@ -327,7 +330,7 @@ class Operation:
     Errors of memory get its name. It gives a function to pass the result through, which in
     debugging mode waits for the GPU, and raises an error that names the operation if it failed or
     if the result is not finite. Besides arrays, the first excepted, there may be tensors, or
-    anything else, which messages then leave out.
+    anything else, which messages then leave out. ``advice`` says what to do if memory runs out.
 
     >>> with Operation("log", {"x": np.zeros(3)}, debug=True) as checked:
     ...     y = checked(np.full(3, -np.inf))
@@ -335,10 +338,12 @@ class Operation:
     minifcn.backend.NotFiniteError: log made inf of x (3,) from 0 to 0
     """
 
-    __slots__ = ("debug", "given", "name", "place")
+    __slots__ = ("advice", "debug", "given", "name", "place")
 
-    def __init__(self, name: str, given: Mapping[str, Any], debug: bool = False) -> None:
-        self.name, self.given, self.debug = name, given, debug
+    def __init__(
+        self, name: str, given: Mapping[str, Any], debug: bool = False, advice: str = FEWER_IMAGES
+    ) -> None:
+        self.name, self.given, self.debug, self.advice = name, given, debug, advice
         first = next(iter(given.values()), None)  # this decides, as all are on one device
         self.place: Any = None if first is None else other_device(first)
 
@@ -370,16 +375,14 @@ class Operation:
     def _complain(self, error: MemoryError) -> NoReturn:
         """Raise an error that says what needed how much memory, and how much there is."""
         arrays, free = self._arrays(), ""
-        there = next(iter(arrays.values()), None)
-        if there is not None and not is_numpy(there):
-            left, total = (size / 1e6 for size in there.device.mem_info)
-            free = f"; of {device_of(there)}, {left:,.0f} MB of {total:,.0f} MB are free"
+        first = next(iter(arrays.values()), None)
+        gpu = self.place or (None if first is None or is_numpy(first) else first.device)
+        if gpu is not None:
+            left, total = (size / 1e6 for size in gpu.mem_info)
+            free = f"; of cuda:{gpu.id}, {left:,.0f} MB of {total:,.0f} MB are free"
         shapes = " and ".join(f"{name} {array.shape}" for name, array in arrays.items())
         asked = str(error).strip().rstrip(".") or "no more memory"
-        told = OutOfMemoryError(
-            f"{self.name} of {shapes}: {asked}{free}: use fewer or smaller images at a time, or a "
-            "net with less padding"
-        )
+        told = OutOfMemoryError(f"{self.name} of {shapes}: {asked}{free}: {self.advice}")
         told.arrays = tuple(arrays.values())
         raise told from error
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import check_file, complain
+from .options import Device, check_file, complain
 
 EXAMPLES = (
     "Examples: [cyan]minifcn bench --list[/], [cyan]minifcn bench small128[/], "
@@ -48,7 +48,7 @@ def bench(
     graphs: Annotated[
         bool, typer.Option("--graphs", help="On a GPU: PyTorch also as CUDA graphs.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Where all compute: cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     precision: Annotated[
         str, typer.Option(help="On a GPU, of convolutions: fp32, tf32, bf16, with commas.")
     ] = "fp32",

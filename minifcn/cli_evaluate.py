@@ -101,6 +101,7 @@ def evaluate(
     """Measure a net on a data set: four metrics, and IU by class."""
     from .data import open_dataset
     from .evaluation import Bands, add_up, is_learnt, new_matrices, score_images, sum_up
+    from .gpu_memory import taken
     from .json_file import write_json
     from .prediction_folder import PredictionFolder
     from .prepare import split_of
@@ -149,6 +150,8 @@ def evaluate(
     if not ranks.leads:
         return
 
+    if memory := taken(ranks.device(device)):
+        complain(memory)
     print(f"{weights} on {dataset.name}: {len(dataset)} images\n")
     if learnt:
         complain(

@@ -51,6 +51,7 @@ def predict(
     ] = "auto",
 ) -> None:
     """Label images: for each, write class numbers (NAME.png) and a picture (NAME_overlay.png)."""
+    from .gpu_memory import taken
     from .predict import predict_files
     from .progress import show_progress
     from .weights import load_fcn
@@ -70,6 +71,8 @@ def predict(
             progress=progress,
             ranks=ranks,
         )
+    if memory := taken(ranks.device(device)):
+        complain(memory)
     for job in done:
         if len(job.tiles) > 1:
             rows, columns = job.tiles[0]

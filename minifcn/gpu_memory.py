@@ -8,10 +8,11 @@ variable CUPY_GPU_MEMORY_LIMIT, if that is set: to bytes, or to a share as 50%.
 from __future__ import annotations
 
 from .backend import device_number, probe_cuda, require_cupy
+from .kernels.cuda.graph import most_before
 
 
 def gpus() -> list[str]:
-    """Return a line for each GPU: name, compute capability, and memory; none without CuPy.
+    """Return two lines for each GPU, as one text: what it is, and its memory; none without CuPy.
 
     >>> isinstance(gpus(), list)
     True
@@ -28,7 +29,7 @@ def gpus() -> list[str]:
         bound = f"at most {limit / 1e6:,.0f} MB of it (CUPY_GPU_MEMORY_LIMIT)"
         lines.append(
             f"cuda:{number}: {facts['name'].decode()}, compute capability {facts['major']}."
-            f"{facts['minor']}, {total / 1e6:,.0f} MB, {free / 1e6:,.0f} MB free, to be used: "
+            f"{facts['minor']}, {total / 1e6:,.0f} MB, {free / 1e6:,.0f} MB free,\n  to be used: "
             f"{bound if limit else 'all of it (set CUPY_GPU_MEMORY_LIMIT to change it)'}"
         )
     return lines
@@ -44,7 +45,8 @@ def taken(device: str) -> str:
         return ""
     number, cupy = device_number(device), require_cupy()
     with cupy.cuda.Device(number) as there:
-        most, total = cupy.get_default_memory_pool().total_bytes(), there.mem_info[1]
+        now, total = cupy.get_default_memory_pool().total_bytes(), there.mem_info[1]
+    most = max(now, most_before.get(number, 0))
     return f"cuda:{number}: {most / 1e6:,.0f} MB of {total / 1e6:,.0f} MB were taken at the most"
 
 

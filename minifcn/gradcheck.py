@@ -24,7 +24,7 @@ import numpy as np
 
 from . import functional
 from .autograd import PRIMITIVES, Primitive, Tensor, array_of, grad
-from .backend import Array, DTypeError, Error, is_array, to_numpy, xp_of
+from .backend import Array, DTypeError, Error, is_array, on_device, to_numpy, xp_of
 
 EPS = 1e-6  # the step
 SCANNED = 40  # of a larger input, this many single numbers are moved, drawn at random
@@ -105,10 +105,13 @@ def gradcheck(
     """
     listed = inputs if isinstance(inputs, list | tuple) else [inputs]
     arguments = {f"input {i}": array_of(value) for i, value in enumerate(listed)}
-    if not any(is_array(a) and a.dtype.kind == "f" for a in arguments.values()):
+    floating = [a for a in arguments.values() if is_array(a) and a.dtype.kind == "f"]
+    if not floating:
         raise DTypeError("gradcheck: no input is a floating-point array or tensor")
     rng = np.random.default_rng(seed)
-    for name, place, analytic, numeric in _compare(lambda t: fn(*t.values()), arguments, eps, rng):
+    with on_device(floating[0]):
+        found = list(_compare(lambda t: fn(*t.values()), arguments, eps, rng))
+    for name, place, analytic, numeric in found:
         allowed = atol + rtol * max(abs(analytic), abs(numeric))
         if not abs(analytic - numeric) <= allowed:  # not `>`: a NaN must fail
             raise GradientError(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from . import functional as F
 from .autograd import Tensor
-from .backend import Array, Error, is_numpy, on_device, to_device, to_numpy, xp_of
+from .backend import FEWER_IMAGES, Array, Error, is_numpy, on_device, to_device, to_numpy, xp_of
 from .data import Preprocessing
 from .data.ahead import by_threads
 from .nn import Module, evaluation_mode
@@ -222,9 +222,10 @@ def outputs(model: Module, x: np.ndarray) -> dict[str, Array]:
         with evaluation_mode(model):
             output: Any = model(Tensor(batch))
     except MemoryError as error:
+        what = str(error).removesuffix(f": {FEWER_IMAGES}")  # there is better advice here
         told = PredictionError(
             f"an image of {x.shape[1]} x {x.shape[2]} pixels (height x width) needs more memory "
-            f"than there is ({error}): make it smaller, or use (smaller) tiles"
+            f"than there is ({what}): make it smaller, or use (smaller) tiles"
         )
         for note in getattr(error, "__notes__", ()):  # which layer it was
             told.add_note(note)

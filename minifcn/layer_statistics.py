@@ -133,8 +133,9 @@ def _fetch(found: dict[str, dict[str, Any]]) -> None:
     numbers = [value for layer in found.values() for value in layer.values()]
     if not numbers:
         return
-    xp = xp_of(next((n for n in numbers if xp_of(n) is not np), numbers[0]))
-    with on_device(numbers[0]):
+    like = next((n for n in numbers if xp_of(n) is not np), numbers[0])
+    xp = xp_of(like)
+    with on_device(like):
         plain = iter(to_numpy(xp.stack([xp.asarray(n) for n in numbers])).tolist())
     for layer in found.values():
         for name in layer:

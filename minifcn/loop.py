@@ -17,12 +17,11 @@ import numpy as np
 
 from . import functional as F
 from .autograd import Tensor
-from .backend import Array, checksum, is_numpy, to_device
+from .backend import Array, checksum, is_numpy, on_device, to_device
 from .data import Batch, Loader, heads_of
 from .diagnose import diagnose, not_finite
-from .kernels import precision
 from .kernels.cuda.graph import as_usual
-from .loss_scale import LossScale
+from .loss_scale import LossScale, in_fp16
 from .nn import Module, naming_layers
 from .optim import SGD, bias_groups, clip_grad_norm_, poly, warmup
 from .parallel import ALONE, Ranks
@@ -146,7 +145,8 @@ class Training:
             If a batch is too large for the device.
         """
         recipe, unread = self.recipe, list[StepLoss]()
-        with closing(self.loader.steps(self.done * recipe.accumulate)) as batches:
+        first = self.done * recipe.accumulate
+        with closing(self.replayed), closing(self.loader.steps(first)) as batches:
             while self.done < recipe.steps:
                 asked = time.perf_counter()
                 parts = list(islice(batches, recipe.accumulate))
@@ -179,7 +179,8 @@ class Training:
             self._draw_anew()
         drawn = {name: rng.bit_generator.state for name, rng in self._generators()}
         try:
-            with naming_layers(self.model, with_less_memory(self.recipe)):
+            advice = with_less_memory(self.recipe)
+            with on_device(self.scale.factor), naming_layers(self.model, advice):
                 told = self._add_gradients(parts)
             self._ready(told, parts)
         except BaseException as error:
@@ -202,6 +203,8 @@ class Training:
         except NotFiniteStepError:
             self.whole = False
             raise
+        if in_fp16():
+            self.scale.check(self.done, self.recipe.lr)
 
     def _ready(self, told: StepLoss, parts: Sequence[Batch]) -> None:
         """Make the gradients such as the update takes them; raise if they would spoil the weights.
@@ -212,7 +215,7 @@ class Training:
         """
         if self.on_nan == "skip":
             told.read()
-        if _in_fp16():
+        if in_fp16():
             self.scale.unscale_(self.model.parameters())
         norm: Any = 0.0
         if self.recipe.max_norm is not None:
@@ -286,7 +289,7 @@ class Training:
             errors.append(self.loss(output[head], target, reduction=self.recipe.reduction))
         parts = [error * factor for error, factor in zip(errors, factors, strict=True)]
         total = sum(parts[1:], parts[0])
-        total = self.scale.scaled(total) if _in_fp16() else total
+        total = self.scale.scaled(total) if in_fp16() else total
         return total, [error.data for error in errors]
 
     def _repeats(self, factors: Sequence[float]) -> bool:
@@ -317,7 +320,7 @@ class Training:
     def _update(self) -> None:
         """Change the weights by the gradients."""
         self.whole = False
-        self.optimizer.step(self.scale.finite if _in_fp16() else None)
+        self.optimizer.step(self.scale.finite if in_fp16() else None)
         self.done += 1
         self.whole = True
 
@@ -414,7 +417,3 @@ def fit(
         As `Training.steps`.
     """
     yield from Training(model, loader, recipe, device, loss, ranks, on_nan).steps()
-
-
-def _in_fp16() -> bool:
-    return precision.current() == "fp16"

@@ -13,10 +13,21 @@ from collections.abc import Iterable
 import numpy as np
 
 from .autograd import Tensor
-from .backend import Array, on_device, xp_of
+from .backend import Array, on_device, overwrite, xp_of
+from .kernels import precision
+from .step import NotFiniteStepError
 
 FIRST = 65536.0  # a power of two, as all factors: multiplying by it rounds nothing
 DOUBLED_AFTER = 2000  # steps without infinities
+# Below 1, the factor would make gradients smaller: a gradient that overflows at 1 is the net's own.
+# And halved on and on it comes to 0, by which nothing can be divided.
+LEAST = 1.0
+MOST_IN_A_ROW = 20  # steps that overflow: after 16 the factor has come from FIRST to LEAST
+
+
+def in_fp16() -> bool:
+    """Tell whether gradients are computed in fp16, where they need all this."""
+    return precision.current() == "fp16"
 
 
 class LossScale:
@@ -31,6 +42,8 @@ class LossScale:
     ----------
     finite
         1 if all gradients of the last step were finite, else 0: ``optimizer.step(scale.finite)``.
+    in_a_row
+        How many of the last steps were not.
 
     Examples
     --------
@@ -47,10 +60,12 @@ class LossScale:
             self.factor: Array = xp_of(like).asarray(FIRST, np.float32)
             self.good: Array = xp_of(like).asarray(0, np.int32)  # steps since the last change
             self.finite: Array = xp_of(like).asarray(1, np.int32)
+            self.in_a_row: Array = xp_of(like).asarray(0, np.int32)
 
     def set(self, factor: float, good: int) -> None:
         """Go on from where another one stood."""
-        self.factor[...], self.good[...] = factor, good
+        overwrite(self.factor, max(factor, LEAST))
+        overwrite(self.good, good)
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss to call ``backward`` of."""
@@ -60,7 +75,8 @@ class LossScale:
         """Divide all gradients by the factor, in place; set them to 0 if one is not finite.
 
         Then ``finite`` is 0, too: a step with gradients of 0 would still follow the momentum and
-        shrink the weights. The factor is halved; or doubled, if all was well for long.
+        shrink the weights. The factor is halved, but not below 1; or doubled, if all was well for
+        long enough.
         """
         gradients = [parameter.grad.data for parameter in parameters if parameter.grad is not None]
         xp = xp_of(self.factor)
@@ -77,5 +93,22 @@ class LossScale:
             change = xp.where(finite, xp.where(enough, 2.0, 1.0), 0.5)
             # In place: who works with the factor need not ask for another array each time.
             self.factor *= xp.asarray(change, np.float32)
+            xp.maximum(self.factor, LEAST, out=self.factor)
             self.finite[...] = finite
+            self.in_a_row[...] = xp.where(finite, 0, self.in_a_row + 1)
             self.good[...] = xp.where(enough, 0, good)
+
+    def check(self, step: int, lr: float) -> None:
+        """Look whether training still gets anywhere; a GPU is waited for.
+
+        Raises
+        ------
+        NotFiniteStepError
+            If all of the last 20 steps overflowed: nothing was learnt from them, and the factor
+            cannot be the cause any more. ``step`` and the learning rate are for the message.
+        """
+        if (steps := self.in_a_row.item()) >= MOST_IN_A_ROW:
+            cause = "float16 has no number beyond 65504, and the loss is hardly enlarged any more"
+            advice = f"try --precision bf16 or tf32, or a lower rate such as --lr {lr / 3:.2g}"
+            what = f"{steps} steps in a row: gradients overflow in fp16"
+            raise NotFiniteStepError(what, step, [], lr, cause, advice)

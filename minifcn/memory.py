@@ -247,10 +247,10 @@ class Plan:
         return min(shares, im2col.WEIGHT_SHARES) * weight.nbytes  # partial sums here too
 
     def buffers(self, training: bool) -> int:
-        """Return the bytes that threads keep (see `minifcn.kernels.threads.workspace`)."""
+        """Return what threads keep (see `minifcn.kernels.threads.workspace`), or cuBLAS."""
         names = "V", "M", "E", "rows", "transformed", "product", "patches", "band", "windows"
         each = dict.fromkeys(names, 0)
-        once = 0
+        once = cublas = 0
         for step in self.steps:
             layer, x, y = step.layer, self.shapes[step.reads[0].array], self.shapes[step.name]
             if isinstance(layer, MaxPool2d) and training and layer.kernel_size > layer.stride:
@@ -287,6 +287,7 @@ class Plan:
                 sums = threads * 6 * C * O * training * (pixels < every)
                 each["product"] = max(each["product"], sums)
             elif way == "cuda":
+                cublas = cuda.cublas.WORKSPACE
                 room = cuda.gemm.workspace() // self.itemsize if layer.kernel_size != (1, 1) else 0
                 once = max(once, min(room, y[0] * y[2] * y[3] * patch))
             elif way == "few_pixels":
@@ -295,7 +296,7 @@ class Plan:
                 pixels = max(im2col.TILE_PIXELS[0], y[3], im2col.TILE_FLOATS // patch)
                 pixels = min(pixels, math.prod(y[2:]))
                 each["patches"] = max(each["patches"], threads * pixels * patch)
-        return self.itemsize * (sum(each.values()) + once)
+        return self.itemsize * (sum(each.values()) + once) + cublas
 
 
 def advice(net: Net, height: int, width: int, images: int) -> tuple[str, str | None]:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .autograd import Tensor
-from .backend import Array, Error, Operation, gpu_of, is_array, is_numpy, to_device, xp_of
+from .backend import Array, Error, check_one_kind, gpu_of, is_array, overwrite, to_device, xp_of
 from .kernels import cuda
 from .kernels.elementwise import blocks, flat, share_out
 from .kernels.threads import workspace
@@ -126,8 +126,7 @@ class SGD:
         ``only_if`` is one int32 where they are: if it is 0, neither weights nor momenta change. A
         GPU looks itself, and nobody waits (see `minifcn.loss_scale`).
 
-        On the CPU this goes chunk by chunk, on all threads, so that no second copy of a large
-        weight is ever made; on a GPU, all at once.
+        On the CPU, chunk by chunk: no second copy of a large weight is made. On a GPU, all at once.
         """
         tasks: list[list[Piece]] = []  # of about CHUNK numbers each
         there: list[Any] = []  # on GPUs
@@ -140,6 +139,7 @@ class SGD:
                 if cuda.sgd.fits(parameter.data, h):
                     there.append(cuda.sgd.weights(parameter.data, parameter.grad.data, h, number))
                     continue
+                check_one_kind("SGD.step", {"weight": parameter.data, "grad": parameter.grad.data})
                 for arrays in _chunks(parameter.data, parameter.grad.data, h):
                     size = arrays[0].size
                     if not tasks or size > room:
@@ -151,7 +151,7 @@ class SGD:
 
         def work(i: int) -> None:
             for piece in tasks[i]:
-                with Operation("SGD.step", {"w": piece[1]}):
+                with check_one_kind("SGD.step", {"w": piece[1]}):
                     self._update(*piece)
 
         # Asked of a GPU, this waits: but only for weights that its kernels do not take.
@@ -167,7 +167,7 @@ class SGD:
         w, h = parameter.data, self.momenta.get(parameter)
         if h is not None and h.dtype == w.dtype and gpu_of(h) == gpu_of(w):
             return h
-        with Operation("the momentum of SGD", {"w": w}):
+        with check_one_kind("the momentum of SGD", {"w": w}):
             h = xp_of(w).zeros_like(w) if h is None else to_device(h, parameter.device)
         self.momenta[parameter] = h.astype(w.dtype, copy=False)
         return self.momenta[parameter]
@@ -203,12 +203,8 @@ class SGD:
         """
         groups = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
         momenta = [self.momenta.get(parameter) for _, parameter in self._parameters()]
-        return {
-            "groups": groups,
-            "momenta": momenta,
-            "nesterov": self.nesterov,
-            "caffe": self.caffe,
-        }
+        form = {"nesterov": self.nesterov, "caffe": self.caffe}
+        return {"groups": groups, "momenta": momenta, **form}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over settings and momenta (copies) from `state_dict`: all of them, or none.
@@ -244,8 +240,9 @@ class SGD:
             if not is_array(h) or (h.shape, h.dtype) != (parameter.shape, parameter.dtype):
                 given = f"{h.shape} {h.dtype}" if is_array(h) else repr(h)
                 raise OptimError(f"{where} {parameter.dtype}: its momentum in the state is {given}")
-            momenta[parameter] = xp_of(parameter.data).empty_like(parameter.data)
-            momenta[parameter][...] = to_device(h, parameter.device)
+            with check_one_kind("the momentum of SGD", {"w": parameter.data}):
+                momenta[parameter] = xp_of(parameter.data).empty_like(parameter.data)
+            overwrite(momenta[parameter], h)
         self.param_groups, self.momenta = groups, momenta
 
 
@@ -284,7 +281,7 @@ def _check_number(name: str, value: Any, below: float = math.inf) -> None:
 
 def _chunks(w: Array, g: Array, h: Array | None) -> Iterator[tuple[Array, Array, Array | None]]:
     """Cut a weight, its gradient and its momentum into chunks of about CHUNK numbers."""
-    if not is_numpy(w):
+    if gpu_of(w) >= 0:
         yield w, g, h
         return
     arrays = [w, g] if h is None else [w, g, h]
@@ -325,8 +322,8 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Any:
     gradients = [parameter.grad.data for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return 0.0
-    xp, on_cpu = xp_of(gradients[0]), is_numpy(gradients[0])
-    with Operation("clip_grad_norm_", {"a gradient": gradients[0]}):
+    xp, on_cpu = xp_of(gradients[0]), gpu_of(gradients[0]) < 0
+    with check_one_kind("clip_grad_norm_", {"a gradient": gradients[0]}):
         if not on_cpu and cuda.sgd.all_fit(gradients):
             return cuda.sgd.clip(gradients, max_norm)
         squares = [(g * g).sum(dtype=np.float64) for g in gradients]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from .autograd import Tensor
 from .backend import Array
 from .kernels.cuda.graph import Recorded
 from .nn import Module
+
+PLAIN = (bool, int, float, str, tuple)  # types of what a layer is told
 
 
 class Gradients:
@@ -22,8 +25,8 @@ class Gradients:
     ----------
     net
         Whose parameters' gradients are computed; or the parameters alone. Each call sets them anew;
-        it adds nothing to earlier ones. If others learn from now on (``requires_grad``), or layers
-        of the net change between training and evaluation, all is recorded anew.
+        it adds nothing to earlier ones. If others learn from now on (``requires_grad``), or an
+        attribute of a layer changes (``training``, the ``p`` of a dropout), all is recorded anew.
     compute
         Of arrays: computes a loss and calls ``backward``; returns arrays, such as the loss. It must
         not look at numbers on the GPU, and do nothing else that changes from call to call.
@@ -49,14 +52,13 @@ class Gradients:
         compute: Callable[..., Sequence[Array]],
         state: Sequence[Array] = (),
     ) -> None:
-        layers = [layer for _, layer in net.named_modules()] if isinstance(net, Module) else []
+        layers = net.named_modules() if isinstance(net, Module) else ()
+        self.layers = [vars(layer) for _, layer in layers]
         self.parameters = list(net.parameters() if isinstance(net, Module) else net)
         self.compute = compute
         self.reached: list[Tensor] = []  # the parameters that the loss depends on
         self.recorded = Recorded(
-            self._all,
-            lambda: [*(p.data for p in self.parameters), *state],
-            lambda: [*(p.requires_grad for p in self.parameters), *(x.training for x in layers)],
+            self._all, lambda: [*(p.data for p in self.parameters), *state], self._settings
         )
 
     def __call__(self, *arrays: Array) -> list[Array]:
@@ -68,6 +70,17 @@ class Gradients:
         for parameter, gradient in zip(self.reached, results[own:], strict=True):
             parameter.grad = Tensor(gradient)
         return list(results[:own])
+
+    def close(self) -> None:
+        """Give back the memory of a recording, and the gradients that lie in it."""
+        for parameter in self.reached:
+            parameter.grad = None
+        self.recorded.close()
+
+    def _settings(self) -> list[Any]:
+        """Return what decides about the work besides arrays: what learns, and layers' numbers."""
+        numbers = (x for layer in self.layers for x in layer.values() if type(x) in PLAIN)
+        return [*(p.requires_grad for p in self.parameters), *numbers]
 
     def _all(self, *arrays: Array) -> list[Array]:
         for parameter in self.parameters:

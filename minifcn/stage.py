@@ -377,7 +377,8 @@ class Stage:
             error.add_note(f"what was learned since step {self.saved} is lost: {another}")
         else:
             past = ""
-            if isinstance(error, NotFiniteStepError) and self.training.on_nan == "stop":
+            told = isinstance(error, NotFiniteStepError) and error.images
+            if told and self.training.on_nan == "stop":
                 past = " (past this step: --on-nan skip)"
             if isinstance(error, NotFiniteStepError) or (
                 step and not isinstance(error, TrainingError)

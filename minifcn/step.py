@@ -31,7 +31,7 @@ class NotFiniteStepError(TrainingError):
     what
         Is not finite, and how: "the loss is nan".
     step, images, lr
-        Where that happened.
+        Where that happened; no images if it was not theirs.
     cause
         What was found about it; see `minifcn.diagnose`.
     advice
@@ -56,7 +56,7 @@ class NotFiniteStepError(TrainingError):
         self.what, self.step, self.images, self.lr = what, step, images, lr
         if advice is None:
             advice = f"the learning rate {lr:.3g} is probably too high; try --lr {lr / 3:.2g}"
-        where = f"at step {step} (images {', '.join(images)})"
+        where = f"at step {step}" + (f" (images {', '.join(images)})" if images else "")
         super().__init__(": ".join(filter(None, [f"{what} {where}", cause, advice])))
 
     def explained(self, cause: str, in_images: bool, in_a_row: int) -> NotFiniteStepError:

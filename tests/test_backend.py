@@ -1,7 +1,9 @@
 """Where an array is, how it moves, and what is said when a GPU cannot be used."""
 
+import importlib
 import re
 import sys
+import textwrap
 import types
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 import minifcn
-from minifcn import backend
+from minifcn import Tensor
 from minifcn.backend import (
     DeviceError,
     DTypeError,
@@ -19,6 +21,7 @@ from minifcn.backend import (
     OutOfMemoryError,
     check_one_kind,
     checksum,
+    choose_device,
     debugging,
     device_number,
     device_of,
@@ -74,7 +77,10 @@ def test_device_numbers():
     assert (device_number("cuda"), device_number("cuda:0"), device_number("cuda:3")) == (0, 0, 3)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:-1", "CUDA", "cpu:0", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["gpu", "cuda:x", "cuda:-1", "CUDA", "cpu:0", "", "cuda:", "cuda:²", "cuda:٣", "cuda:1\n"],
+)
 def test_unknown_devices_are_refused(name):
     with pytest.raises(DeviceError, match=re.escape(f"unknown device {name!r}: use 'cpu'")):
         to_device(np.ones(2), name)
@@ -119,11 +125,52 @@ def test_probe_of_a_cupy_that_does_not_import(monkeypatch, fake_cupy):
     def broken(name):
         raise ImportError("libcublas.so.12: cannot open\nmore", name="cupy._core")
 
-    monkeypatch.setattr(backend.importlib, "import_module", broken)
+    monkeypatch.setattr(importlib, "import_module", broken)
     assert probe_cuda() == (
         None,
         "CuPy does not import: ImportError: libcublas.so.12: cannot open",
     )
+
+
+def written_cupy(folder, monkeypatch, text):
+    """Let `import cupy` find a file of this text."""
+    (folder / "cupy.py").write_text(text)
+    monkeypatch.delitem(sys.modules, "cupy")
+    monkeypatch.syspath_prepend(str(folder))
+    probe_cuda.cache_clear()
+
+
+def test_a_cupy_for_another_numpy_is_not_taken_and_that_is_said(tmp_path, monkeypatch, fake_cupy):
+    fake_cupy()
+    changed = "numpy.dtype size changed, may indicate binary incompatibility"
+    written_cupy(tmp_path, monkeypatch, f"raise ValueError({changed!r})")
+    reason = f"CuPy does not import: ValueError: {changed}"
+    assert probe_cuda() == (None, reason)
+    assert choose_device("auto") == ("cpu", f"on the CPU: {reason}")
+    with pytest.raises(DeviceError, match=f"^device 'cuda:1' is not available: {reason}$"):
+        choose_device("cuda:1")
+
+
+def test_the_cause_of_cupys_own_error_is_told(tmp_path, monkeypatch, fake_cupy):
+    fake_cupy()
+    text = """
+        try:
+            raise ImportError("libcudart.so.13: cannot open shared object file")
+        except ImportError as error:
+            raise ImportError("\\n=====\\nFailed to import CuPy.\\n=====") from error
+    """
+    written_cupy(tmp_path, monkeypatch, textwrap.dedent(text))
+    reason = "CuPy does not import: ImportError: libcudart.so.13: cannot open shared object file"
+    assert probe_cuda() == (None, reason)
+
+
+def test_a_folder_that_cupy_has_left_is_not_cupy(tmp_path, monkeypatch, fake_cupy):
+    fake_cupy()
+    written_cupy(tmp_path, monkeypatch, "")
+    (tmp_path / "cupy.py").unlink()
+    (tmp_path / "cupy").mkdir()
+    _, reason = probe_cuda()
+    assert reason.startswith("CuPy of unknown version cannot compute here: AttributeError: ")
 
 
 def test_probe_of_a_cupy_without_a_driver(fake_cupy):
@@ -167,6 +214,16 @@ def test_two_devices_are_refused(cupy):
         check_one_kind("add", {"x": np.ones(2), "y": cupy.ones(2)})
 
 
+def test_a_number_of_numpy_is_not_asked_to_move(cupy):
+    x = Tensor(cupy.ones(2, "f"))
+    message = r"^mul got x \(cuda:0\) and y \(cpu\): use float\(y\)$"
+    with pytest.raises(DeviceError, match=message):
+        x * np.float32(2)
+    with pytest.raises(DeviceError, match=r"y \(cpu\): convert one of them with \.to\("):
+        x * Tensor(np.ones(2, "f"))
+    assert (x * float(np.float32(2))).numpy().tolist() == [2, 2]
+
+
 def test_errors_have_one_root_and_python_types():
     assert issubclass(DeviceError, Error)
     assert issubclass(DeviceError, RuntimeError)
@@ -175,7 +232,7 @@ def test_errors_have_one_root_and_python_types():
 
 
 def test_nobody_else_imports_cupy():
-    files = [f for f in Path(minifcn.__file__).parent.rglob("*.py") if f.name != "backend.py"]
+    files = [f for f in Path(minifcn.__file__).parent.rglob("*.py") if f.name != "gpu_probe.py"]
     assert len(files) > 10
     for file in files:
         assert not re.search(r"^\s*(import|from) cupy", file.read_text(), re.MULTILINE), file

@@ -280,6 +280,8 @@ def test_the_head_and_the_legend(report):
     legend = table.legend(report)
     assert "*: other programs" in legend
     assert "VmHWM" in legend
+    assert "Winograd" in legend
+    assert "First results are compared with minifcn's; differs by: how far " in legend
     assert "includes building" not in legend
     report.results[0].ours.memory["reset"] = False
     assert "includes building" in table.legend(report)

@@ -108,7 +108,10 @@ class Torch:
         import torch
 
         if not torch.cuda.is_available():
-            raise ImportError(f"PyTorch {torch.__version__} sees no GPU: a build for CUDA does")
+            raise ImportError(
+                f"PyTorch {torch.__version__} sees no GPU: install a build of it for CUDA, as "
+                "pytorch.org tells"
+            )
         self.precision, self.torch = precision, torch
 
     @contextmanager
@@ -179,19 +182,22 @@ def _timed(gpu: Gpu, run: Callable[[], Any], calls: int) -> list[float]:
     return [gpu.milliseconds(a, b) for a, b in itertools.pairwise(marks)]
 
 
-def memory(gpu: Gpu, run: Callable[[], Any]) -> Answer:
+def memory(gpu: Gpu, run: Callable[[], Any], before: int) -> Answer:
     """Return the bytes that a library has of the GPU's memory after a call, begun with none spare.
 
-    Parameters and whatever else outlives a call are included, and what is lost between arrays.
+    Parameters and whatever else outlives a call are included, recordings among them, and what is
+    lost between arrays; ``before`` is what it had for other sides when this one was not yet built.
     """
-    gc.collect()
-    gpu.release()
     with gpu.computing():
+        for _ in range(FEWEST_WARM):  # what is recorded, is by then
+            run()
+        gc.collect()
+        gpu.release()
         run()
         gpu.wait()
     held = gpu.held()
     gpu.release()
-    return {"before": 0, "peak": held, "reset": True}
+    return {"before": before, "peak": held, "reset": True}
 
 
 def facts() -> Answer:

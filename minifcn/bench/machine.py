@@ -16,7 +16,7 @@ import numpy as np
 
 from .._version import __version__
 from ..about import blas_warning, processor
-from ..backend import DeviceError, device_number
+from ..backend import DeviceError, device_number, require_gpu
 from . import gpu, measure
 from .load import disturbed, wait_for_quiet
 from .process import Worker
@@ -98,6 +98,7 @@ def gpu_peaks(device: str, precisions: Sequence[str], threads: int) -> Peaks:
     DeviceError
         If there is no such GPU, or it cannot be used; the message says why.
     """
+    require_gpu(device)  # here, where none is hidden
     environment = only(device)
     with Worker(OURS, threads, environment) as worker:
         facts = worker.ask("facts")

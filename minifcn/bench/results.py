@@ -30,6 +30,8 @@ class SideResult:
     memory
         Bytes that its process had in use before the net was built, and at most since; None where
         that was not measured.
+    from_cpu
+        How far minifcn's first result on a GPU is from that on the CPU; None if not compared.
     """
 
     side: Side
@@ -37,6 +39,7 @@ class SideResult:
     first_difference: float = 0.0
     difference: float = 0.0
     memory: dict[str, int] | None = None
+    from_cpu: float | None = None
 
 
 @dataclass

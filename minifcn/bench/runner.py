@@ -23,6 +23,8 @@ from .works import COMMON, INFER, LAYOUTS, STEPS, TRAIN, BenchError, Case, Work,
 PROCESSES = ("apart", "together", "both")
 NETS = (TRAIN, INFER, COMMON)  # kinds whose memory is of interest
 COMPARED = 3  # steps whose losses are compared
+ON_CPU = Side(OURS)  # with which results on a GPU are compared
+MOST_ON_CPU = 4e12  # operations: VGG16 on an image of 500 x 500 has fewer, 20 of them have more
 # How far the first may be apart, relative: in float32 another order of sums explains no more; to 10
 # and 7 bits (tf32, bf16) numbers are rounded at each of up to 16 layers.
 TOLERANCES = {"": 1e-3, "fp32": 1e-3, "tf32": 1e-2, "bf16": 1e-1}
@@ -94,6 +96,8 @@ class Settings:
         if self.device == "cpu" and self.precisions != ("fp32",):
             asked = ", ".join(self.precisions)
             raise BenchError(f"precisions {asked} need device='cuda': a processor has fp32 only")
+        if self.device == "cpu" and self.graphs:
+            raise BenchError("graphs needs device='cuda': a processor has no CUDA graphs")
         if self.device != "cpu" and self.tuned:
             raise BenchError("tuned needs device='cpu': it is about freed memory of processes")
         if self.device != "cpu":
@@ -220,6 +224,7 @@ class _Bench:
             for side, answer in built.items()
         }
         tasks = ours["flops"]
+        from_cpu = self._from_cpu(case, built) if self.on_gpu else {}
         rounds, all_rounds = 0, self.settings.rounds * len(tasks)
 
         def after_round() -> None:
@@ -240,7 +245,11 @@ class _Bench:
             }
             timings = interleave(blocks, self.settings.rounds, after_round=after_round)
             found = [
-                SideResult(side, timings[side.label], *differences[side][task]) for side in built
+                SideResult(
+                    *(side, timings[side.label], *differences[side][task]),
+                    from_cpu=from_cpu.get((side, task)),
+                )
+                for side in built
             ]
             self.report.results.append(
                 Result(
@@ -272,18 +281,36 @@ class _Bench:
             try:
                 built |= {side: self._ask_to_build(side, case) for side in sides}
             except MissingError as error:
-                self._note(f"{PEERS[peer].title} cannot be used ({error}): {PEERS[peer].install}")
+                advice = "" if self.on_gpu else f": {PEERS[peer].install}"  # a build for CPUs
+                self._note(f"{PEERS[peer].title} cannot be used ({error}){advice}")
                 self.peers.remove(peer)
             except WorkerError as error:
                 self.report.failures.append(f"{self.work.name}, {self.mode}: {error}")
                 self.peers.remove(peer)
         return built
 
+    def _from_cpu(
+        self, case: Case, built: dict[Side, dict[str, Any]]
+    ) -> dict[tuple[Side, str], float]:
+        """Return how far minifcn's first results, by side and task, are from those on the CPU."""
+        ours = {side: answer for side, answer in built.items() if side.peer == OURS}
+        if sum(next(iter(ours.values()))["flops"].values()) > MOST_ON_CPU:
+            self._note(f"{case.name}: it would take a CPU too long to compare results with it")
+            return {}
+        its = self._ask_to_build(ON_CPU, case, calls=1)["checks"]
+        self._worker(ON_CPU).ask("drop", side=ON_CPU.label)
+        found: dict[tuple[Side, str], float] = {}
+        for side, answer in ours.items():
+            first = {task: results[:1] for task, results in answer["checks"].items()}
+            gaps = _differences(case.name, side, its, first, "minifcn on the CPU")
+            found |= {(side, task): gap for task, (gap, _) in gaps.items()}
+        return found
+
     def _note(self, text: str) -> None:
         if text not in self.report.notes:
             self.report.notes.append(text)
 
-    def _ask_to_build(self, side: Side, case: Case) -> dict[str, Any]:
+    def _ask_to_build(self, side: Side, case: Case, calls: int = 0) -> dict[str, Any]:
         worker = self._worker(side)
         if (worker.name, side.peer) not in self.greeted:
             self.greeted.add((worker.name, side.peer))
@@ -291,9 +318,9 @@ class _Bench:
             hello = worker.ask("hello", peer=side.peer, threads=self.threads, keep_memory=keep)
             if side.peer != OURS:
                 self.report.libraries[side.peer] = hello["version"]
-        calls = COMPARED if case.kind in STEPS else 1
+        calls = calls or (COMPARED if case.kind in STEPS else 1)
         how = dict(side.how)
-        if self.on_gpu:
+        if side.precision:
             how |= {"device": "cuda", "precision": side.precision}  # its only one: see `_worker`
         what = {"peer": side.peer, "how": how, "kind": case.kind, "settings": case.settings}
         return worker.ask("build", side=side.label, calls=calls, **what)
@@ -310,7 +337,11 @@ class _Bench:
 
 
 def _differences(
-    case: str, side: Side, ours: dict[str, list], its: dict[str, list]
+    case: str,
+    side: Side,
+    ours: dict[str, list],
+    its: dict[str, list],
+    who: str = "minifcn",
 ) -> dict[str, tuple[float, float]]:
     """Return, for each task, how far the first results and all results are apart."""
     found = {}
@@ -320,7 +351,7 @@ def _differences(
         limit = TOLERANCES[side.precision]
         if not gaps[0] <= limit:
             raise DifferentResultsError(
-                f"{case}, {task}: minifcn and {side.label} do not compute the same: the first "
+                f"{case}, {task}: {who} and {side.label} do not compute the same: the first "
                 f"results differ by {gaps[0]:.1e}, more than {limit:g}; they begin with "
                 f"{results[0][0]:.6g} and {its[task][0][0]:.6g}"
             )

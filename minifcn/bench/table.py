@@ -70,7 +70,7 @@ def _libraries(report: Report, result: Result) -> Table:
     )
     best = [*result.all_ours(), *filter(None, (result.best(group) for group in result.groups()))]
     for entry in sorted(best, key=lambda entry: entry.timing.ms):
-        cells = ["", "", ""]
+        cells = ["", "", "" if entry.from_cpu is None else f"{entry.from_cpu:.0e}"]
         if entry.side.peer != OURS:
             ratios = round_ratios(result.match(entry).timing, entry.timing)
             spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
@@ -170,11 +170,19 @@ def legend(report: Report) -> str:
     if report.settings.get("tuned"):
         lines.append("tuned: freed memory is kept. minifcn's own command does that by itself.")
     if any(result.flops for result in report.results):
-        lines.append(
-            "GFLOP/s: what the convolutions' definition asks for, over the time; more than the "
-            "peak of a matrix product is possible, since Winograd's way multiplies less."
-        )
+        lines.append("GFLOP/s: what the convolutions' definition asks for, over the time.")
+        if not report.bandwidth:  # on a processor
+            lines.append(
+                "It can be more than the peak of a matrix product: Winograd's way multiplies less."
+            )
     entries = [entry for result in report.results for entry in result.sides]
+    from_cpu = any(entry.from_cpu is not None for entry in entries)
+    if from_cpu or any(entry.side.peer != OURS for entry in entries):
+        lines.append(
+            "First results are compared with minifcn's"
+            + ", and its own with those on the CPU" * from_cpu
+            + "; differs by: how far they are apart, relative to the largest number."
+        )
     if report.bandwidth:
         lines.append(
             "over floor: ms over the least time for the matrix product's rate and the memory's "

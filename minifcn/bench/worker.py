@@ -45,11 +45,12 @@ BUILDERS: dict[str, dict[str, Builder]] = {
 WARM = 0.05  # seconds to compute untimed at the start of a block: others have emptied the caches
 LONG = 0.5  # a call of so many seconds fills the caches by itself
 
+Answer = dict[str, Any]
 _built: dict[str, Tasks] = {}
 _gpus: dict[str, gpu.Gpu] = {}  # of the sides that compute on one
 _longest: dict[str, float] = {}  # seconds that a call took in a side's last block
 _memory: dict[str, int] = {}
-Answer = dict[str, Any]
+_needed: dict[str, dict[str, Answer]] = {}  # of a GPU's memory, by a side's tasks
 
 
 def hello(peer: str, threads: int, keep_memory: bool = False) -> Answer:
@@ -71,6 +72,8 @@ def build(
     _memory["before"] = resident()
     if how.get("device", "cpu") != "cpu":
         _gpus[side] = gpu.LIBRARIES[peer](how["precision"])
+        _gpus[side].release()
+        held_before = _gpus[side].held()
     computing = _gpus[side].computing() if side in _gpus else nullcontext()
     with computing:
         tasks = _built[side] = BUILDERS[peer][kind](settings, how)
@@ -79,6 +82,10 @@ def build(
         checks = {name: [sample(task.run()) for _ in range(calls)] for name, task in tasks.items()}
     if side in _gpus:
         _gpus[side].release()  # others are built next
+        # Now: what is built later would count as well.
+        _needed[side] = {
+            name: gpu.memory(_gpus[side], task.run, held_before) for name, task in tasks.items()
+        }
     return {
         "flops": {name: task.flops for name, task in tasks.items()},
         "pieces": {name: task.pieces for name, task in tasks.items()},
@@ -121,7 +128,7 @@ def memory(side: str = "", task: str = "") -> Answer:
     That is the whole process; on a GPU, it is what a side's task needs.
     """
     if side in _gpus:
-        return gpu.memory(_gpus[side], _built[side][task].run)
+        return _needed[side][task]
     return {**_memory, "peak": most_resident()}
 
 

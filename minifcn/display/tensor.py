@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from ..autograd import Tensor
-from ..backend import to_numpy, xp_of
+from ..backend import on_device, to_numpy, xp_of
 from .page import Html, block, faint, heading, picture, plural, sizes, table
 
 LEAST_SIDE = 12  # pixels: maps with a shorter side are shown as numbers
@@ -40,7 +40,8 @@ def tensor_html(tensor: Tensor) -> str:
     if tensor.data.size == 0:
         return block(title, faint("no numbers: an axis has length 0"))
     maps = 2 <= tensor.ndim <= 4 and min(tensor.shape[-2:]) >= LEAST_SIDE
-    return block(title, *(_pictures(tensor) if maps else _tables(tensor)), _range(tensor))
+    with on_device(tensor.data):
+        return block(title, *(_pictures(tensor) if maps else _tables(tensor)), _range(tensor))
 
 
 def number(value: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import array_of, primitive
-from ..backend import Array, Error, to_numpy, xp_of
+from ..backend import Array, Error, on_device, to_numpy, xp_of
 from ..kernels import cuda
 from ..kernels import softmax as kernels
 from ..shapes import shape_error
@@ -170,10 +170,12 @@ def check_labels(target: Array, classes: int, ignore_index: int = 255) -> None:
     --------
     >>> check_labels(np.array([[0, 3], [255, 2]]), classes=4)
     """
-    # Read without a sign, a negative number is larger than any class.
-    wrong = target.view(f"u{target.dtype.itemsize}") >= classes
-    wrong &= target != ignore_index
-    if wrong.any():
+    with on_device(target):
+        # Read without a sign, a negative number is larger than any class.
+        wrong = target.view(f"u{target.dtype.itemsize}") >= classes
+        wrong &= target != ignore_index
+        found = bool(wrong.any())
+    if found:
         place = np.argwhere(to_numpy(wrong))[0]
         axes = ("image", "row", "column")
         where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, place, strict=False))

@@ -59,7 +59,9 @@ def use_precision(name: str) -> Iterator[None]:
     -----
     Tensor cores are used where a GPU has them (compute capability 8.0 and above), for float32,
     without groups, and if the numbers of channels are multiples of 4. All other convolutions, such
-    as that of 3 colours or that to 21 classes, are as exact as ever.
+    as that of 3 colours or that to 21 classes, are as exact as ever. So is the gradient in the
+    image at other strides than 1, and a transposed convolution at such strides: these are products
+    by cuBLAS in fp32, whose numbers col2im then adds up.
 
     Examples
     --------

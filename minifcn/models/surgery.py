@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from .. import nn
 from ..autograd import Tensor
-from ..backend import Array, Error, is_array, to_device, xp_of
+from ..backend import Array, Error, is_array, on_device, overwrite, xp_of
 from .classifier import Classifier
 from .geometry import output_size
 
@@ -130,8 +130,9 @@ def _as_convolution(name: str, layer: nn.Linear, side: int) -> nn.Conv2d:
     conv.out_channels = layer.out_features
     # (O, C*h*w) -> (O, C, h, w); in memory (h, w, C, O), as all weights of convolutions
     kernels = layer.weight.data.reshape(-1, channels, side, side).transpose(2, 3, 1, 0)
-    conv.weight = nn.Parameter(xp_of(kernels).ascontiguousarray(kernels).transpose(3, 2, 0, 1))
-    conv.bias = None if bias is None else nn.Parameter(bias.data.copy())
+    with on_device(kernels):
+        conv.weight = nn.Parameter(xp_of(kernels).ascontiguousarray(kernels).transpose(3, 2, 0, 1))
+        conv.bias = None if bias is None else nn.Parameter(bias.data.copy())
     return conv
 
 
@@ -183,7 +184,7 @@ def transplant(
     lines, values, wrong = [], {}, []
     for name, parameter in ours.items():
         if name not in theirs or (new_scores and is_score(name)):
-            start = "zeros" if not parameter.data.any() else "as it was"
+            start = "zeros" if _is_zero(parameter.data) else "as it was"
             lines.append(Line(name, "new", f"{parameter.shape}, {start}"))
             continue
         array, what = theirs[name], ""
@@ -264,9 +265,9 @@ def expand_score(target: nn.Module, source: nn.Module | Mapping[str, Array]) -> 
     for name, array in values.items():
         parameter = ours[name]
         if not _is_upsampling(name):  # that keeps its own interpolation for the other classes
-            parameter.data[...] = 0
+            overwrite(parameter.data, 0)
         corner = tuple(slice(size) for size in array.shape)
-        parameter.data[corner] = to_device(array, parameter.device)
+        overwrite(parameter.data[corner], array)
     return Report(tuple(lines))
 
 
@@ -295,7 +296,7 @@ def check_loaded(model: nn.Module) -> None:
     zero = [
         name.removesuffix(".weight")
         for name, parameter in model.named_parameters()
-        if parameter.ndim > 1 and not is_score(name) and not parameter.data.any()
+        if parameter.ndim > 1 and not is_score(name) and _is_zero(parameter.data)
     ]
     if zero:
         raise SurgeryError(
@@ -349,8 +350,14 @@ def _is_wider(ours: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
 
 def _widened(weight: Array, channels: int) -> Array:
     """Return a weight (O, I, h, w) with further input channels, each the mean of the old ones."""
-    mean = weight.mean(axis=1, keepdims=True, dtype=weight.dtype)
-    return xp_of(weight).concatenate([weight] + [mean] * (channels - weight.shape[1]), axis=1)
+    with on_device(weight):
+        mean = weight.mean(axis=1, keepdims=True, dtype=weight.dtype)
+        return xp_of(weight).concatenate([weight] + [mean] * (channels - weight.shape[1]), axis=1)
+
+
+def _is_zero(array: Array) -> bool:
+    with on_device(array):
+        return not array.any()
 
 
 def _is_expansion(name: str, parameter: Tensor, array: Array) -> bool:
@@ -388,7 +395,7 @@ def _raise_if_any(wrong: list[str], rule: str = "") -> None:
 def _write(parameters: Mapping[str, Tensor], values: Mapping[str, Array]) -> None:
     """Put arrays into parameters, which keep their place in memory, device and all."""
     for name, array in values.items():
-        parameters[name].data[...] = to_device(array, parameters[name].device)
+        overwrite(parameters[name].data, array)
 
 
 def _line(name: str, what: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> Line:

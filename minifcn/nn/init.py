@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import Array, Error, to_device
+from ..backend import Array, Error, overwrite
 from ..process_memory import free_memory
 from ..shapes import shape_error
 
@@ -45,7 +45,7 @@ def check_room(what: str, shape: tuple[int, ...], dtype: Any) -> None:
 
 
 def _fill(parameter: Tensor, values: Array) -> Tensor:
-    parameter.data[...] = to_device(np.asarray(values), parameter.device)
+    overwrite(parameter.data, values)
     return parameter
 
 
@@ -132,7 +132,7 @@ def constant_(parameter: Tensor, value: float) -> Tensor:
     >>> constant_(Tensor(np.zeros(2)), 0.2).numpy().tolist()
     [0.2, 0.2]
     """
-    parameter.data[...] = value
+    overwrite(parameter.data, value)
     return parameter
 
 

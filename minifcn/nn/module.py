@@ -16,12 +16,14 @@ import numpy as np
 
 from ..autograd import Tensor, no_grad
 from ..backend import (
+    NARROWER_NET,
     Array,
     DTypeError,
     Error,
     Operation,
     OperationError,
     is_array,
+    overwrite,
     to_device,
 )
 from ..shown import Shown
@@ -179,7 +181,7 @@ class Module(Shown):
                 + hint
             )
         for name in shared:
-            own[name].data[...] = to_device(state[name], own[name].device)
+            overwrite(own[name].data, state[name])
         return Unmatched(missing, unexpected)
 
     def train(self, mode: bool = True) -> Self:
@@ -210,10 +212,12 @@ class Module(Shown):
                 if tensor is None:
                     continue
                 old = tensor.data
-                with Operation(f"{type(self).__name__}.to({target!r})", {name: old}):
-                    tensor.data = (
-                        to_device(old, target) if dtype is None else old.astype(dtype, copy=False)
-                    )
+                doing = f"{type(self).__name__}.to({target!r})"
+                with Operation(doing, {name: old}, advice=NARROWER_NET):
+                    if dtype is None:
+                        tensor.data = to_device(old, target, name, NARROWER_NET)
+                    else:
+                        tensor.data = old.astype(dtype, copy=False)
         return self
 
     def zero_grad(self) -> None:

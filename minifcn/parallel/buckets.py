@@ -63,7 +63,8 @@ class Buckets:
         """Take the gradient of a parameter; its array may be overwritten."""
         axes = memory_order(gradient)
         inside = gradient.transpose(axes)
-        piece = Piece(parameter, inside.reshape(-1), inside.shape, undo(axes))
+        with on_device(gradient):  # numbers with gaps between them are copied
+            piece = Piece(parameter, inside.reshape(-1), inside.shape, undo(axes))
         if self.filling and self.filling[0].flat.dtype != gradient.dtype:
             self._send()
         self.filling.append(piece)

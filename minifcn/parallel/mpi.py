@@ -18,7 +18,7 @@ from mpi4py import MPI
 
 from .._version import __version__
 from ..autograd import Tensor
-from ..backend import Array, device_of, is_array, is_numpy, to_device, to_numpy
+from ..backend import Array, is_array, is_numpy, on_device, overwrite, to_numpy
 from ..kernels import threads
 from . import buckets
 from .launch import Launched, patience
@@ -117,7 +117,8 @@ class Mpi(Ranks):
     def sum(self, value: Any) -> Any:
         """Return the sum over all ranks of an array or a number: the same bits on each."""
         if is_array(value) and not is_numpy(value):
-            total = value.copy()
+            with on_device(value):
+                total = value.copy()
             self._gpu_of(value).start_sum(total)()
             return total
         total = np.array(value)
@@ -150,7 +151,7 @@ class Mpi(Ranks):
             whole = np.ascontiguousarray(to_numpy(array))
             self._ask(partial(self.comm.Bcast, whole))
             if not self.leads:
-                array[...] = to_device(whole, device_of(array))
+                overwrite(array, whole)
 
     def backward(self, loss: Tensor, parameters: Iterable[Tensor], last: bool = True) -> None:
         """Call ``loss.backward()``, and sum the parameters' gradients over all ranks."""

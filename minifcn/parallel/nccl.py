@@ -48,4 +48,9 @@ class Nccl:
             self.stream.wait_event(self.cuda.get_current_stream().record())
             self.comm.all_reduce(array, array, "sum", self.stream)
             done = self.stream.record()
-            return lambda: self.cuda.get_current_stream().wait_event(done)
+
+        def wait() -> None:
+            with array.device:  # each GPU has a current stream of its own
+                self.cuda.get_current_stream().wait_event(done)
+
+        return wait

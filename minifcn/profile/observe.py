@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter as clock
 from typing import Any, Literal
@@ -19,8 +19,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ..autograd import Edge, Node, Primitive, Tensor, array_of
-from ..backend import Array, Error, is_numpy, xp_of
+from ..backend import Array, Error, device_of, is_numpy, xp_of
 from ..flops import PRODUCTS
+from ..gpu_memory import held
 from ..kernels.cuda.graph import as_usual
 from ..nn import Module, Parameter
 from ..optim import SGD
@@ -186,7 +187,7 @@ class _Observer:
         self.gpu = None if first is None or is_numpy(first) else first
         self.resident: Callable[[], int] = stack.enter_context(reading())
         if self.gpu is not None:
-            self.resident = xp_of(self.gpu).get_default_memory_pool().used_bytes
+            self.resident = partial(held, device_of(self.gpu))
         self.holders = {Tensor, Parameter, np.ndarray, type(first)}  # types that hold an array
 
     def wait(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..backend import Array, device_of, to_device, to_numpy
+from ..backend import Array, device_of, overwrite, to_device, to_numpy
 from .header import WeightsError
 
 Progress = Callable[[float, int], None]
@@ -43,9 +43,9 @@ def copy_rows(target: Array, source: Array) -> None:
         here, there = target[rows], to_device(source[rows], device_of(target))
         columns = COLUMNS if target.ndim > 2 else target.shape[-1]
         for start in range(0, target.shape[1], columns) if target.ndim > 1 else ():
-            here[:, start : start + columns] = there[:, start : start + columns]
+            overwrite(here[:, start : start + columns], there[:, start : start + columns])
         if target.ndim == 1:
-            here[...] = there
+            overwrite(here, there)
 
 
 def in_order(array: Array) -> Iterator[np.ndarray]:

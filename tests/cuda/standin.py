@@ -244,7 +244,7 @@ cupy.__dict__.update(
     cuda=device.module(),
     exceptions=np.exceptions,
     get_array_module=lambda *args: cupy if any(isinstance(a, ndarray) for a in args) else np,
-    get_default_memory_pool=device.MemoryPool,
+    get_default_memory_pool=lambda: device.default,
     lib=SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=as_strided)),
     ones_like=_filled_like(1),
     zeros_like=_filled_like(0),

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import standin_device as device
-from standin_device import Device, Memory, counts, note, recorded, recording
+from standin_device import Device, counts, note, recorded, recording
+from standin_memory import Memory
 
 _file = json.loads(Path(__file__).with_name("cupy_names.json").read_text("utf-8"))
 VERSION: str = _file["version"]

@@ -1,7 +1,7 @@
-"""What the stand-in for CuPy counts, and its devices, memory, streams and events.
+"""What the stand-in for CuPy counts, and its devices, streams and events.
 
-There are two devices, "cuda:0" and "cuda:1", whose memory is the computer's own. Everything is done
-at once, so streams and events have nothing to keep in order: they are there to be counted.
+Everything is done at once, so streams and events have nothing to keep in order: they are there to
+be counted.
 """
 
 from __future__ import annotations
@@ -10,17 +10,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
-import on_cpu
-
-DEVICES = 2
-CAPACITY = 80 << 30  # bytes of a device
-ROUNDING = 512  # CuPy's pool hands out multiples of so many bytes
+from standin_memory import (
+    CAPACITY,
+    DEVICES,
+    MemoryPool,
+    OutOfMemoryError,
+    current,
+    default,
+    here,
+    pools,
+    taken,
+    using_allocator,
+)
 
 
 @dataclass
@@ -84,27 +90,11 @@ class CUDARuntimeError(RuntimeError):
     """What CUDA's runtime complains of."""
 
 
-class OutOfMemoryError(MemoryError):
-    """More memory was asked for than there is, or than a pool may use."""
-
-    def __init__(self, size: int, total: int, limit: int = 0) -> None:
-        limited = f", limit set to: {limit:,} bytes" if limit else ""
-        super().__init__(
-            f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes{limited})."
-        )
+class _Recording(threading.local):
+    work: list[Any] | None = None  # what a CUDA graph will do, while one is recorded
 
 
-class _Current(threading.local):
-    device = 0
-    recording: list[Any] | None = None  # what a CUDA graph will do, while one is recorded
-
-
-_current = _Current()
-
-
-def current() -> int:
-    """Return the number of the device that this thread works on."""
-    return _current.device
+_recording = _Recording()
 
 
 class Device:
@@ -117,7 +107,7 @@ class Device:
     def use(self) -> Device:
         if not 0 <= self.id < DEVICES:
             raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
-        _current.device = self.id
+        here.device = self.id
         return self
 
     def __enter__(self) -> Device:
@@ -127,7 +117,7 @@ class Device:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _current.device = self._before.pop()
+        here.device = self._before.pop()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Device) and other.id == self.id
@@ -145,82 +135,12 @@ class Device:
 
     @property
     def mem_info(self) -> tuple[int, int]:
-        return CAPACITY - pools[self.id].total, CAPACITY
-
-
-class Pool:
-    """The memory of one device: what arrays no longer use is kept for the next ones."""
-
-    def __init__(self) -> None:
-        self.used = self.free = self.limit = 0
-        self._lock = threading.RLock()  # a block may be given back while another is taken
-
-    total = property(lambda self: self.used + self.free)
-
-    def take(self, size: int) -> int:
-        """Return how many bytes were taken, for an array of a size."""
-        block = -(-size // ROUNDING) * ROUNDING
-        with self._lock:
-            most = self.limit or CAPACITY
-            if self.used + max(self.free, block) > most:
-                self.free = 0  # as CuPy does before it gives up
-            if self.used + block > most:
-                raise OutOfMemoryError(block, self.total, self.limit)
-            self.free -= min(self.free, block)
-            self.used += block
-        return block
-
-    def give(self, block: int) -> None:
-        with self._lock:
-            self.used, self.free = self.used - block, self.free + block
-
-
-pools = [Pool() for _ in range(DEVICES)]
-
-
-class MemoryPool:
-    """CuPy's view of the pools: that of the current device."""
-
-    malloc = None  # where `using_allocator` takes memory from: here always from the same pool
-
-    def used_bytes(self) -> int:
-        return pools[current()].used
-
-    def total_bytes(self) -> int:
-        return pools[current()].total
-
-    def free_bytes(self) -> int:
-        return pools[current()].free
-
-    def get_limit(self) -> int:
-        return pools[current()].limit
-
-    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
-        if (size is None) == (fraction is None):
-            raise ValueError("set_limit takes one of size= and fraction=")
-        pools[current()].limit = int(CAPACITY * fraction) if size is None else size
-
-    def free_all_blocks(self, stream: Any = None) -> None:
-        pools[current()].free = 0
-
-
-class Memory:
-    """Where an array and its views lie; given back to its pool when the last of them is gone."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.device, self.block, self.bounds = current(), 0, (0, 0)
-        self.block = pools[self.device].take(array.nbytes)
-        self.bounds = np.lib.array_utils.byte_bounds(array)
-        on_cpu.reachable[self.bounds[0]] = array.nbytes
-
-    def __del__(self, pools: list[Pool] = pools) -> None:
-        on_cpu.reachable.pop(self.bounds[0], None)
-        pools[self.device].give(self.block)
+        return CAPACITY - taken[self.id], CAPACITY
 
 
 def recording() -> bool:
     """Tell whether a graph is being recorded."""
-    return _current.recording is not None
+    return _recording.work is not None
 
 
 def recorded(again: Callable[[], Any]) -> bool:
@@ -229,9 +149,9 @@ def recorded(again: Callable[[], Any]) -> bool:
     What is recorded should not be done at once. CuPy's own operations are, all the same: new arrays
     come out of them.
     """
-    if _current.recording is None:
+    if _recording.work is None:
         return False
-    _current.recording.append(again)
+    _recording.work.append(again)
     return True
 
 
@@ -274,10 +194,10 @@ class Stream:
     def begin_capture(self, mode: int | None = None) -> None:
         if not self.non_blocking:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: a non-blocking stream can")
-        _current.recording = []
+        _recording.work = []
 
     def end_capture(self) -> Graph:
-        work, _current.recording = _current.recording, None
+        work, _recording.work = _recording.work, None
         if work is None:
             raise CUDARuntimeError("cudaErrorIllegalState: nothing is being recorded")
         return Graph(work)
@@ -370,7 +290,8 @@ def module() -> ModuleType:
         Stream=Stream,
         Event=Event,
         MemoryPool=MemoryPool,
-        using_allocator=lambda allocator: nullcontext(),
+        get_allocator=lambda: (here.pool or default).malloc,
+        using_allocator=using_allocator,
         get_current_stream=lambda: _streams.stream,
         get_elapsed_time=_elapsed,
         get_device_id=current,
@@ -385,6 +306,6 @@ def module() -> ModuleType:
 def reset() -> None:
     """Forget counts and limits, and go back to the first device."""
     counts.__dict__.update(Counts().__dict__)
-    _current.device, _streams.stream = 0, Stream.null
+    here.device, _streams.stream = 0, Stream.null
     for pool in pools:
         pool.limit = 0

@@ -13,10 +13,23 @@ import pytest
 from rich.console import Console
 
 from minifcn import backend, bench, cli, models
-from minifcn.bench import floor, gpu, inputs, machine, runner, sides, table, torch_peer, works
+from minifcn.bench import (
+    floor,
+    gpu,
+    inputs,
+    machine,
+    runner,
+    sides,
+    table,
+    torch_peer,
+    worker,
+    works,
+)
 from minifcn.bench.measure import Timing
+from minifcn.bench.process import MissingError
 from minifcn.bench.results import Report, Result, SideResult
 from minifcn.bench.sides import Side
+from minifcn.kernels.cuda import cublas
 
 ROOT = Path(__file__).parents[2]
 NET = {"model": "fcn8s", "num_classes": 3, "backbone": "small", "widths": [4, 4, 8, 8, 8]}
@@ -97,8 +110,25 @@ def test_a_block_has_not_more_calls_than_there_is_time_for(monkeypatch):
 
 def test_memory_is_what_one_call_takes_from_nothing():
     it = Recorder()
-    assert gpu.memory(it, it.run) == {"before": 0, "peak": 77, "reset": True}
-    assert it.did == ["release", "setting", "run", "wait", "release"]
+    assert gpu.memory(it, it.run, 11) == {"before": 11, "peak": 77, "reset": True}
+    warm = ["run"] * gpu.FEWEST_WARM
+    assert it.did == ["setting", *warm, "release", "run", "wait", "release"]
+
+
+def test_the_memory_of_sides_in_one_process_is_each_ones_own(standin):
+    """With the recording's, and without that of the sides beside it."""
+    settings = {"net": NET, "batch": [2, 3, 64, 64]}
+    found = []
+    for side in "abc":
+        how = {"device": "cuda", "precision": "fp32"}
+        worker.build(side, "minifcn", how, works.TRAIN, settings, calls=1)
+        told = worker.memory(side, "step")
+        found.append(told["peak"] - told["before"])
+    for side in "abc":
+        worker.drop(side)
+    largest = 2 * 4 * 64 * 64 * 4  # bytes of a map of the first layers, and of its gradient
+    assert found[2] == found[1] > 4 * largest
+    assert 0 <= found[0] - found[1] <= cublas.WORKSPACE  # which all share
 
 
 @pytest.mark.parametrize("precision", gpu.PRECISIONS)
@@ -221,6 +251,8 @@ def test_a_table_for_each_precision(report):
     assert table.precisions(report, "layers", "apart") == [None]  # one row for each side
     assert "over floor" in text_of(table.work_table(report, "layers", "apart"))
     assert "over floor: ms over the least time" in table.legend(report)
+    assert "GFLOP/s" in table.legend(report)
+    assert "Winograd" not in table.legend(report)  # that is a way of processors
     head = table.head(report)
     assert "1000.0 TFLOP/s in fp32, 2000.0 TFLOP/s in bf16" in head
     assert "3000 GB/s" in head
@@ -320,6 +352,107 @@ def test_a_gpu_that_cannot_be_used_is_one_line(processes, capsys):
     assert error.count("\n") == 1
 
 
+def test_auto_is_a_device_of_bench_too(monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr("minifcn.options.choose_device", lambda name: ("cuda:0", f"was {name}"))
+    monkeypatch.setattr(bench, "run", lambda works, peers, settings, _: taken.append(settings))
+    monkeypatch.setattr(table, "legend", lambda report: sys.exit("measured"))
+    for given in (["--device", "auto"], []):
+        with pytest.raises(SystemExit):
+            cli.main(["bench", "small64", *given])
+    assert [settings.device for settings in taken] == ["cuda:0", "cuda:0"]
+    assert capsys.readouterr().err.split("\n")[:2] == ["minifcn: was auto", "minifcn: was cpu"]
+
+
+def test_a_gpu_beyond_the_last_one_is_refused_before_it_is_hidden(processes, standin):
+    settings = bench.Settings(device="cuda:7")
+    with pytest.raises(backend.DeviceError, match=r"'cuda:7' .* there is only cuda:0, cuda:1$"):
+        bench.run([TINY_WORK], [], settings)
+
+
+def test_a_library_to_compare_with_is_looked_at_before_anything_is_computed(monkeypatch):
+    monkeypatch.setattr(program, "run", lambda *given, **options: pytest.fail("it computes"))
+    with pytest.raises(SystemExit, match=r"^benchmarks/gpu.py: no library called 'foo' can"):
+        program.main(["--against", "torch, foo"])
+
+
+class Pretended:
+    """A process whose results on a GPU are wrong by a factor."""
+
+    factor, flops, asked = 1.0, 1e9, []
+
+    def __init__(self, name, threads, environment=None):
+        self.name = name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def ask(self, do, **given):
+        self.asked.append((self.name, do))
+        if do == "build" and given["peer"] == "torch":
+            try:
+                gpu.Torch()
+            except ImportError as error:
+                raise MissingError(str(error)) from error
+        if do != "build":
+            found = {"seconds": 1.0, "calls": 1, "others": None}
+            return found | {"before": 0, "peak": 0, "reset": True, "version": "9.9"}
+        result = [2.0 * (self.factor if given["how"] else 1)]
+        checks = {"step": [result] * given["calls"]}
+        return {"flops": {"step": self.flops}, "pieces": {"step": []}, "checks": checks}
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Return a function that measures a net with pretended processes."""
+    monkeypatch.setattr(runner, "Worker", Pretended)
+    monkeypatch.setattr(Pretended, "asked", [])
+
+    def measure(factor, flops=1e9, against=()):
+        monkeypatch.setattr(Pretended, "factor", factor)
+        monkeypatch.setattr(Pretended, "flops", flops)
+        report = Report({"threads": 1}, {}, bandwidth=1.0)
+        settings = bench.Settings(1, device="cuda", precisions=("fp32", "bf16"))
+        with runner._Bench(report, TINY_WORK, "apart", against, settings, 1) as it:
+            it.measure(TINY, lambda share: None)
+        return report
+
+    return measure
+
+
+def test_results_on_a_gpu_are_compared_with_those_on_the_cpu(pretended):
+    report = pretended(1.0001)
+    (result,) = report.results
+    assert [round(entry.from_cpu, 6) for entry in result.sides] == [0.0001, 0.0001]
+    assert [ask for ask in Pretended.asked if ask[0] == "minifcn"] == [
+        *(("minifcn", "hello"), ("minifcn", "build"), ("minifcn", "drop"))
+    ]
+    shown = text_of(table.work_table(report, "tiny", "apart")).splitlines()
+    assert "1e-04" in shown[2]
+    assert "1e-04" in shown[3]
+    assert "minifcn's, and its own with those on the CPU; differs by" in table.legend(report)
+    with pytest.raises(bench.DifferentResultsError, match="minifcn on the CPU and minifcn, fp32 "):
+        pretended(1.01)
+
+
+def test_what_would_take_a_cpu_minutes_is_not_compared_and_that_is_said(pretended):
+    report = pretended(1.01, runner.MOST_ON_CPU * 1.01)
+    assert report.notes == ["tiny: it would take a CPU too long to compare results with it"]
+    assert [entry.from_cpu for entry in report.results[0].sides] == [None, None]
+    assert "CPU" not in table.legend(report)
+
+
+def test_a_pytorch_that_sees_no_gpu_is_not_installed_again_as_it_was(pretended, monkeypatch):
+    no_gpu = SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=no_gpu, __version__="9.9"))
+    (note,) = pretended(1.0, against=["torch"]).notes
+    told = "PyTorch 9.9 sees no GPU: install a build of it for CUDA, as pytorch.org tells"
+    assert note == f"PyTorch cannot be used ({told})"
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -327,7 +460,9 @@ def test_a_gpu_that_cannot_be_used_is_one_line(processes, capsys):
         ({"device": "cuda", "precisions": ("fp8",)}, "precisions fp8: choose one or more of fp32"),
         ({"device": "cuda", "precisions": ()}, "precisions none: choose"),
         ({"device": "cuda", "tuned": True}, "tuned needs device='cpu'"),
+        ({"graphs": True}, "graphs needs device='cuda'"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"device": "cuda:"}, "unknown device 'cuda:'"),
     ],
 )
 def test_wrong_settings_are_errors(wrong, message):

@@ -1,5 +1,7 @@
 """Commands from one end to the other, on the stand-in, with steps enough to be replayed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import standin_device
@@ -49,7 +51,6 @@ def test_training_each_net(run, backbone):
     "given",
     [
         ["--precision", "bf16"],
-        ["--precision", "fp16", "--max-norm", 1, "--recipe", "heavy"],
         ["--stages", "16s", "--fusion", "max", "--learn-upsampling"],
     ],
 )
@@ -57,11 +58,25 @@ def test_training_with_options(run, given):
     assert trained(run, *WIDTHS, *given, steps=5) == 2
 
 
-def test_steps_of_several_batches_are_not_replayed(run):
-    assert trained(run, *WIDTHS, "--accumulate", 2, steps=4) == 0
+def test_training_in_fp16(run, second):
+    given = "--precision", "fp16", "--max-norm", 1, "--recipe", "heavy", "--device", second
+    assert trained(run, *WIDTHS, *given, steps=5) == 2
 
 
-def test_training_goes_on_where_it_stood(run, monkeypatch):
+def test_training_all_stages_from_weights_of_other_classes(run, second):
+    trained(run, *WIDTHS, "--device", second, steps=1)
+    given = "--stages", "32s,16s,8s", "--init", "run/fcn32s/best.safetensors", "--new-scores"
+    trained(run, *WIDTHS, *given, "--device", second, out="three", steps=1)
+    for stage, what in {"fcn32s": "new", "fcn8s": "copied"}.items():
+        lines = Path("three", stage, "start.txt").read_text("utf-8").splitlines()
+        assert ["score_fr.weight", what] in [line.split()[:2] for line in lines]
+
+
+def test_steps_of_several_batches_are_not_replayed(run, second):
+    assert trained(run, *WIDTHS, "--accumulate", 2, "--device", second, steps=4) == 0
+
+
+def test_training_goes_on_where_it_stood(run, second, monkeypatch):
     """The weights after a resumed run are those of one that was not interrupted, to the bit."""
     update, stopping = loop.Training._update, [True]
 
@@ -70,7 +85,7 @@ def test_training_goes_on_where_it_stood(run, monkeypatch):
             raise KeyboardInterrupt
         update(self)
 
-    given = [*WIDTHS, "--seed", 1, "--save-every", 4, "--max-norm", 1]
+    given = [*WIDTHS, "--seed", 1, "--save-every", 4, "--max-norm", 1, "--device", second]
     assert trained(run, *given, out="whole", steps=9) == 6
     monkeypatch.setattr(loop.Training, "_update", interrupted)
     with pytest.raises(AssertionError):
@@ -83,18 +98,19 @@ def test_training_goes_on_where_it_stood(run, monkeypatch):
         assert np.array_equal(one.numpy(), other.numpy())
 
 
-def test_pretraining(run):
+def test_pretraining(run, second):
     given = "--data", "shapes", "--backbone", "caffenet", "--image-size", 40, "--batch-size", 2
-    assert run("pretrain", *given, "--out", "a.safetensors", "--width", 1 / 32, "--steps", 5) == 2
+    given += "--out", "a.safetensors", "--width", 1 / 32, "--steps", 5
+    assert run("pretrain", *given, "--device", second) == 2
 
 
-def test_evaluating_and_predicting(run):
-    trained(run, *WIDTHS, steps=1)
+def test_evaluating_and_predicting(run, second):
+    trained(run, *WIDTHS, "--device", second, steps=1)
     for i in range(5):
         image = np.full((40, 40, 3), 40 * i, np.uint8)
         Image.fromarray(image).save(f"{i}.png")
     net = "run/fcn32s/best.safetensors"
     for precision in ("fp32", "bf16", "fp16"):
-        assert run("evaluate", net, "--data", "shapes", "--precision", precision) == 0
-        images = [f"{i}.png" for i in range(5)]
-        run("predict", net, *images, "--out", precision, "--precision", precision)
+        given = "--precision", precision, "--device", second
+        assert run("evaluate", net, "--data", "shapes", *given) == 0
+        run("predict", net, *(f"{i}.png" for i in range(5)), "--out", precision, *given)

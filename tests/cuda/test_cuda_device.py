@@ -1,5 +1,6 @@
 """Which device is taken, what waits for it, its memory, and what is said when something fails."""
 
+import dataclasses
 import gc
 import itertools
 import json
@@ -11,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import standin as S
-import standin_device
+import standin_memory
 
 import minifcn.functional as F
 from minifcn import (
@@ -20,6 +21,7 @@ from minifcn import (
     cli,
     data,
     gpu_memory,
+    gpu_probe,
     loop,
     memory,
     models,
@@ -36,6 +38,7 @@ from minifcn.labelling import PredictionError, outputs
 from minifcn.loss_scale import FIRST, LossScale
 from minifcn.progress import TerminalObserver
 from minifcn.recipes import Recipe
+from minifcn.step import NotFiniteStepError
 
 WIDTHS = (4, 4, 8, 8, 8)
 RECIPE = Recipe(steps=4, lr=0.1, batch_size=2, crop=None, warmup=1, max_norm=10.0)
@@ -56,8 +59,9 @@ def limited(standin):
 
     def limit(free):
         gc.collect()
-        pool = standin_device.pools[0]
-        pool.free, pool.limit = 0, pool.used + free
+        pool = standin_memory.pools[0]
+        pool.give_back()
+        pool.limit = pool.used + free
 
     return limit
 
@@ -78,9 +82,7 @@ def test_auto_is_the_first_gpu_and_that_is_said(standin):
 
 
 def test_auto_is_the_cpu_where_no_gpu_is_and_nothing_is_said(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    monkeypatch.delitem(sys.modules, "cupy")
-    monkeypatch.setattr(backend, "probe_cuda", lambda: (None, "CuPy is not installed"))
+    monkeypatch.setattr(backend, "probe_cuda", lambda: (None, gpu_probe.NOT_INSTALLED))
     assert choose_device("auto") == ("cpu", "")
 
 
@@ -89,6 +91,8 @@ def test_why_a_cupy_that_is_there_is_not_used_is_said(standin, monkeypatch):
     assert choose_device("auto") == ("cpu", "on the CPU: CuPy 14 cannot compute: no driver")
     with pytest.raises(DeviceError, match=r"'cuda' is not available: CuPy 14 .* no driver"):
         choose_device("cuda")
+    with pytest.raises(DeviceError, match=r"'cuda:1' is not available: CuPy 14 .* no driver"):
+        net().to("cuda:1")
 
 
 def test_a_gpu_that_is_not_there(standin):
@@ -134,6 +138,17 @@ def test_a_terminal_reads_losses_when_it_shows_them(standin):
         time[0] = 60.0
         observer.stepped("fcn8s", step)
         assert observer.loss.count == 5
+
+
+@pytest.mark.parametrize("there", [("cpu", "cuda:0"), ("cuda:0", "cpu"), ("cuda:0", "cuda:1")])
+@pytest.mark.parametrize("type", ["float32", "float64"])  # kernels take the first alone
+def test_a_gradient_that_is_not_where_its_weight_is(standin, there, type):
+    w, gradient = (backend.to_device(np.ones(3, type), device) for device in there)
+    parameter = nn.Parameter(np.ones(3, type))
+    parameter.data, parameter.grad = w, Tensor(gradient)
+    with pytest.raises(backend.Error, match=r"^SGD\.step") as caught:
+        optim.SGD([parameter], 0.1).step()
+    assert all(device in str(caught.value) for device in there)
 
 
 def test_clipping_on_a_gpu_is_that_on_a_cpu(cupy):
@@ -263,8 +278,15 @@ def test_too_little_memory_in_a_step_names_the_layer(limited, free, operation, n
 def test_too_little_memory_for_the_weights_names_them(limited):
     backend.probe_cuda()
     limited(1000)
-    with pytest.raises(OutOfMemoryError, match=r"the move to cuda:0 of an array \(4, 3, 4, 4\): O"):
+    told = r"^the move to cuda:0 of conv1_1.weight \(4, 3, 4, 4\): Out of memory allocating "
+    with pytest.raises(OutOfMemoryError, match=told) as caught:
         net().to("cuda")
+    assert re.search(
+        r"; of cuda:0, 85,8\d\d MB of 85,899 MB are free: use a narrower net \(--width\), or "
+        "another GPU: see nvidia-smi$",
+        str(caught.value),
+    )
+    assert caught.value.__notes__ == ["in FCN.to('cuda')"]
 
 
 def test_too_little_memory_for_a_prediction(limited):
@@ -273,11 +295,25 @@ def test_too_little_memory_for_a_prediction(limited):
     with pytest.raises(PredictionError, match=r"64 x 64 pixels .* needs more memory") as caught:
         outputs(model, np.zeros((3, 64, 64), "f"))
     assert "in layer 'conv1_1'" in caught.value.__notes__[0]
+    assert str(caught.value).endswith(
+        "MB are free): make it smaller, or use (smaller) tiles"  # advice of one kind
+    )
+
+
+def test_an_estimate_counts_the_memory_of_cublas(limited):
+    model, free = net().to("cuda"), 10_000_000
+    need = memory.training(model, 64, 64, 2)
+    assert need.arrays < free
+    assert need.buffers > cuda.cublas.WORKSPACE
+    limited(free)
+    _, todo = memory.advice(model, 64, 64, 2)
+    assert todo is not None
+    assert memory.training(net(), 64, 64, 2).buffers < cuda.cublas.WORKSPACE  # on a CPU
 
 
 def test_memory_that_is_available_is_bounded(standin):
-    array, pool = standin.zeros(1000, "f"), standin_device.pools[0]
-    assert memory.available(array) == standin_device.CAPACITY - pool.used
+    array, pool = standin.zeros(1000, "f"), standin_memory.pools[0]
+    assert memory.available(array) == standin_memory.CAPACITY - pool.used
     standin.get_default_memory_pool().set_limit(pool.used + 10_000)
     assert memory.available(array) == 10_000
 
@@ -285,6 +321,7 @@ def test_memory_that_is_available_is_bounded(standin):
 def test_what_is_told_of_memory(standin):
     assert len(gpu_memory.gpus()) == 2
     assert "compute capability 9.0, 85,899 MB, " in gpu_memory.gpus()[0]
+    assert max(len(line) for text in gpu_memory.gpus() for line in text.splitlines()) < 90
     with standin.cuda.Device(1):
         standin.get_default_memory_pool().set_limit(2 * 10**9)
         block = standin.zeros(10**8, "f")
@@ -351,6 +388,46 @@ def test_a_step_in_float16_that_overflows_changes_nothing(standin, monkeypatch):
     assert changed == [True, False, True]
 
 
+def test_the_factor_of_the_loss_does_not_fall_below_1(xp):
+    """Halved 160 times it would be 4.5e-44, and gradients divided by it infinite, all unseen."""
+    device = "cpu" if xp is np else "cuda"
+    w = nn.Parameter(backend.to_device(np.ones(1, "f"), device))
+    scale, optimizer = LossScale(w.data), optim.SGD([w], 0.1)
+    for gradient in [np.inf] * 160 + [2.0]:
+        w.grad = Tensor(xp.full(1, gradient, "f")) * Tensor(scale.factor)
+        scale.unscale_([w])
+        optimizer.step(scale.finite)
+        assert scale.factor.item() >= 1
+    assert w.numpy() == np.float32(1 - 0.1 * 2)
+    scale.set(1e-44, 0)  # from a file of a training that came so far
+    assert scale.factor.item() == 1
+
+
+def test_a_training_whose_gradients_all_overflow_is_stopped(standin, monkeypatch):
+    """Nothing is learnt from such steps, and their losses are finite: nobody else would say so."""
+    monkeypatch.setattr(loop, "LATE", 2)
+    monkeypatch.setattr("minifcn.loss_scale.MOST_IN_A_ROW", 2)
+    loader = data.Loader(data.shapes("train", length=6), 2)
+    recipe, weights = dataclasses.replace(RECIPE, steps=30), []
+
+    def all_weights():
+        return np.concatenate([p.numpy().ravel() for p in training.model.parameters()])
+
+    def enormous(*given, **how):
+        return F.cross_entropy(*given, **how) * 1e30
+
+    with precision.use_precision("fp16"):
+        training = loop.Training(net(), loader, recipe, "cuda", enormous)
+        told = r"^3 steps in a row: gradients overflow in fp16 at step 4: .* bf16 or tf32, or a "
+        with pytest.raises(NotFiniteStepError, match=told):
+            weights.extend(all_weights() for _ in training.steps())
+    weights.append(all_weights())
+    # The first step learns: what scores pixels starts at 0, and passes on no gradient yet.
+    assert all(np.array_equal(later, weights[0]) for later in weights[1:])
+    assert len(weights) == 4
+    assert training.whole  # what was learnt before may be saved
+
+
 def test_a_loss_scale_grows_after_a_while(monkeypatch):
     monkeypatch.setattr("minifcn.loss_scale.DOUBLED_AFTER", 3)
     w = nn.Parameter(np.ones(1, "f"))
@@ -372,7 +449,7 @@ def test_training_in_float16_is_about_that_in_float32(standin):
             taken = [next(steps) for _ in range(3)]
             with S.counting() as seen:
                 next(steps)
-        assert seen.waits == 4  # the last step's, which reads all
+        assert seen.waits == 4 + (name == "fp16")  # the last step's: all losses, and overflows
         losses.append([step.loss for step in taken])
         changes.append(np.concatenate([p.numpy().ravel() for p in model.parameters()]) - before)
     assert losses[0] != losses[1]

@@ -1,19 +1,25 @@
 """CUDA graphs: what is recorded and replayed gives the numbers that computing gives."""
 
+import gc
+import threading
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import standin as S
 
+from minifcn import data, gpu_memory, models, nn
 from minifcn import functional as F
-from minifcn import models, nn
 from minifcn.autograd import Tensor
 from minifcn.backend import to_device, to_numpy
 from minifcn.kernels import cuda as kernels
 from minifcn.kernels import gemm
-from minifcn.kernels.cuda.cublas import CublasError, product
+from minifcn.kernels.cuda.cublas import WORKSPACE, CublasError, product, workspace
 from minifcn.kernels.cuda.graph import USUAL, Recorded, RecordingError
 from minifcn.kernels.precision import use_precision
+from minifcn.loop import Training
 from minifcn.optim import SGD
+from minifcn.recipes import Recipe
 from minifcn.recorded import Gradients
 
 CALLS = USUAL + 3
@@ -333,3 +339,172 @@ def test_a_matrix_with_steps_is_refused(cupy):
     (a,), (b,) = arrays(cupy, 1, (6, 8)), arrays(cupy, 1, (4, 4))
     with pytest.raises(CublasError, match="must be copied"):
         product(a[::2, ::2], b, cupy.zeros((3, 4), np.float32))
+
+
+def test_a_function_on_the_second_gpu(standin):
+    recorded = Recorded(lambda x: [x * 2 + 1])
+    with standin.cuda.Device(1):
+        given = arrays(standin, CALLS)
+    for x in given:
+        np.testing.assert_array_equal(recorded(x)[0].get(), x.get() * 2 + 1)
+    assert standin.cuda.Device().id == 0
+
+
+# The memory of recordings
+
+
+@pytest.fixture
+def used(standin):
+    """Return a function that tells how much memory arrays and recordings take."""
+    workspace(standin)  # cuBLAS gets its memory, and keeps it
+    gc.collect()
+    Recorded(np.add).close()  # other tests' recordings are given up
+
+    def used():
+        gc.collect()
+        return standin.get_default_memory_pool().used_bytes()
+
+    return used
+
+
+def test_a_recording_gives_its_memory_back(standin, used):
+    before, x = used(), standin.ones((64, 64), "f")
+    recorded = Recorded(lambda x: [(x + 1) * 2 + x])
+    for _ in range(CALLS):
+        (y,) = recorded(x)
+    assert used() - before >= 4 * x.nbytes  # argument, result, and more between
+    recorded.close()
+    assert used() - before == 2 * x.nbytes  # somebody has the result still
+    np.testing.assert_array_equal(y.get(), 5)
+    del y
+    recorded.close()
+    assert used() - before == x.nbytes
+    assert np.array_equal(recorded(x)[0].get(), np.full((64, 64), 5, "f"))  # as usual again
+
+
+@pytest.mark.parametrize("way", ["other shapes", "dropped", "an error"])
+def test_no_recording_keeps_memory_for_ever(standin, used, way):
+    def compute(x):
+        if way == "an error" and S.device.recording():
+            raise ArithmeticError
+        return [(x + 1) * 2 + x]
+
+    before, recorded = used(), Recorded(compute)
+    for size in (64, 32, 16):
+        x = standin.ones((size, size), "f")
+        if way == "dropped":
+            recorded = Recorded(compute)
+        for _ in range(USUAL):
+            recorded(x)
+        with pytest.raises(ArithmeticError) if way == "an error" else nullcontext():
+            recorded(x)
+    recorded.close()
+    del recorded, x
+    assert used() == before
+
+
+def test_a_recording_keeps_to_the_limit(standin, used):
+    x = standin.ones((64, 64), "f")
+    recorded = Recorded(lambda x: [standin.tanh(x), standin.exp(x), x + 1])
+    pool = standin.get_default_memory_pool()
+    pool.set_limit(used() + 3 * x.nbytes)  # enough for the usual calls
+    try:
+        for _ in range(USUAL):
+            recorded(x)
+        with pytest.raises(MemoryError, match="Out of memory allocating 16,384 bytes"):
+            recorded(x)
+    finally:
+        pool.set_limit(0)
+
+
+def test_what_was_taken_tells_of_recordings(standin, used):
+    before, x = used(), standin.ones((2048, 2048), "f")
+    recorded = Recorded(lambda x: [x + 1, x + 2, x + 3])
+    for _ in range(CALLS):
+        recorded(x)
+    least = (before + 5 * x.nbytes) / 1e6
+    told = gpu_memory.taken("cuda")
+    assert float(told.split()[1].replace(",", "")) >= least - 1
+    recorded.close()
+    del x
+    standin.get_default_memory_pool().free_all_blocks()
+    assert gpu_memory.held("cuda") == before
+
+
+def test_memory_taken_before_a_recording_counts(standin):
+    standin.get_default_memory_pool().free_all_blocks()
+    large = standin.ones(50 << 20, "f")
+    del large
+    recorded, x = Recorded(lambda x: [x + 1]), standin.ones(2, "f")
+    for _ in range(CALLS):
+        recorded(x)
+    assert standin.get_default_memory_pool().total_bytes() < 100 << 20
+    assert float(gpu_memory.taken("cuda").split()[1].replace(",", "")) > 200
+    recorded.close()
+
+
+def test_a_training_leaves_weights_and_momenta_alone(standin, used):
+    """Each stage of a run is a training: what one leaves behind, the next would lack."""
+
+    def train():
+        net = models.fcn32s(4, "small", widths=(4, 4, 8, 8, 8))
+        loader = data.Loader(data.shapes("train", length=8), 2)
+        training = Training(net, loader, Recipe(6, 0.01), device="cuda")
+        for _ in training.steps():
+            pass
+        assert all(p.grad is None for p in net.parameters())
+        return training
+
+    before = used()
+    trained = train()
+    parts = [*trained.model.parameters(), *map(Tensor, trained.optimizer.momenta.values())]
+    rounded = sum(-(-part.data.nbytes // 512) * 512 for part in parts)
+    assert used() - before < rounded + 50_000  # and tables, the factor of the loss
+    del trained, parts
+    assert used() - before < 1000
+
+
+def test_the_number_of_a_dropout_is_noticed(standin):
+    layer, x = nn.Dropout(0.0), standin.arange(64, dtype="f").reshape(8, 8)
+    w = Tensor(standin.ones((8, 8), "f"), requires_grad=True)
+    net = nn.Sequential(layer)
+
+    def compute(x):
+        loss = (net(w) * Tensor(x)).sum()
+        loss.backward()
+        return [loss.data]
+
+    gradients = Gradients(net, compute)
+    kept = []
+    for layer.p in (0.0, 0.5):
+        for _ in range(CALLS):
+            (loss,) = gradients(x)
+        kept.append(loss.item())
+    assert kept[0] == 63 * 32
+    assert kept[1] != kept[0]
+
+
+def test_a_weight_turned_round_is_noticed(cupy):
+    held = [cupy.arange(16, dtype="f").reshape(4, 4)]
+    recorded, x = Recorded(lambda x: [x + held[0]], lambda: held), cupy.zeros((4, 4), "f")
+    for _ in range(CALLS):
+        recorded(x)
+    held[0] = held[0].T
+    assert np.array_equal(recorded(x)[0].get(), held[0].get())
+
+
+def test_the_memory_of_products_outlives_the_thread_that_recorded(standin):
+    recorded = Recorded(lambda x: [F.matmul(x, x)])
+    x = arrays(standin, 1, (4, 4))[0]
+
+    def record():
+        for _ in range(CALLS):
+            recorded(x)
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    thread.join()
+    gc.collect()
+    (y,) = recorded(x)
+    np.testing.assert_allclose(y.get(), x.get() @ x.get(), rtol=1e-5)
+    assert recorded.workspace.nbytes == WORKSPACE

@@ -4,6 +4,7 @@
 
 #include "conv.cuh"
 
+// Twin: kernels/im2col.py conv2d.
 extern "C" __global__ void __launch_bounds__(THREADS) conv2d(
     const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
     float* __restrict__ y, int N, int H, int W, int C, int OH, int OW, int O, int KH, int KW, int SH,
@@ -12,6 +13,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv2d(
   convolve(x, w, bias, y, sizes, each, biased, relu);
 }
 
+// Twin: kernels/im2col.py conv2d_weight.
 extern "C" __global__ void __launch_bounds__(THREADS) conv2d_weight(
     const float* __restrict__ x, const float* __restrict__ g, float* __restrict__ dw, int N, int H,
     int W, int C, int OH, int OW, int O, int KH, int KW, int SH, int SW, int PH, int PW, int DH, int DW,

@@ -343,6 +343,7 @@ __device__ __forceinline__ void weight_gradient(const Number* x, const Number* g
 
 // total (count) = partial (parts, count) summed over the parts, first to last: always in one order.
 // Then bias (O) and ReLU as in conv2d, where total is (count / O, O). A thread for each number.
+// No twin, as the CPU has no such parts: tests compare with NumPy's sum over them.
 extern "C" __global__ void sum_parts(const float* __restrict__ partial, float* __restrict__ total,
                                      int parts, int count, const float* __restrict__ bias, int O,
                                      int biased, int relu) {

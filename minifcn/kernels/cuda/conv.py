@@ -31,10 +31,12 @@ from ...backend import Array, xp_of
 from ...shapes import Pair, conv_size
 from .. import precision
 from ..im2col import as_matrix, turned
-from .launch import at_once, blocks_for, run
+from .launch import KernelError, at_once, blocks_for, check_shapes, run
 
 ROWS = {32: 256, 64: 128, 128: 128, 256: 128}  # of a tile of the result, by its columns
-TOGETHER = {32: 3, 64: 3, 128: 2, 256: 1}  # such tiles for which a multiprocessor has registers
+# Such tiles for which a multiprocessor has registers. (Before 9.0 the gradient in the weight takes
+# 195 of them in tf32 with 32 columns, and so runs 2 at once: it is slower for it, not wrong.)
+TOGETHER = {32: 3, 64: 3, 128: 2, 256: 1}
 LONG = 512  # terms of a sum, from which on tiles have 256 columns
 DEPTH = {"tf32": 16, "bf16": 32, "fp16": 32}  # of a step
 STAGES = {"tf32": 3, "bf16": 4, "fp16": 4}  # steps in shared memory
@@ -100,6 +102,8 @@ def kind_for(*channels: int) -> str:
     ...     kind_for(64, 8), kind_for(64, 12)
     ('bf16', 'tf32')
     """
+    if any(n % WIDE["tf32"] for n in channels):
+        raise KernelError(f"conv.conv2d copies 4 channels at once: {channels} do not come in fours")
     name = precision.current()
     return "tf32" if any(n % WIDE[name] for n in channels) else name
 
@@ -121,6 +125,7 @@ def conv2d(
     """
     xp = xp_of(x)
     (N, H, W, C), (O, _, kh, kw) = x.shape, weight.shape
+    check_shapes("conv.conv2d", weight=(weight, (O, C, kh, kw)), bias=(bias, (O,)))
     height = conv_size(H, kh, stride[0], padding[0], dilation[0])
     wide = conv_size(W, kw, stride[1], padding[1], dilation[1])
     kind, back = kind_for(C, O), is_turned(weight)
@@ -153,6 +158,7 @@ def conv2d_weight(
     """Return the gradient in the weight, (O, C, kh, kw), from x and g (N, Ho, Wo, O)."""
     xp = xp_of(x)
     (N, height, wide, O), C = g.shape, x.shape[3]
+    check_shapes("conv.conv2d_weight", x=(x, (N, *x.shape[1:])))
     kind = kind_for(C, O)
     w = xp.empty((kernel[0] * kernel[1] * C, O), x.dtype)
     pixels = N * height * wide

@@ -4,6 +4,7 @@
 
 #include "conv.cuh"
 
+// Twin: kernels/im2col.py conv2d.
 extern "C" __global__ void __launch_bounds__(THREADS) conv2d(
     const unsigned short* __restrict__ x, const unsigned short* __restrict__ w,
     const float* __restrict__ bias, float* __restrict__ y, int N, int H, int W, int C, int OH, int OW,
@@ -13,6 +14,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv2d(
   convolve(x, w, bias, y, sizes, each, biased, relu);
 }
 
+// Twin: kernels/im2col.py conv2d_weight.
 extern "C" __global__ void __launch_bounds__(THREADS) conv2d_weight(
     const unsigned short* __restrict__ x, const unsigned short* __restrict__ g,
     float* __restrict__ dw, int N, int H, int W, int C, int OH, int OW, int O, int KH, int KW, int SH,
@@ -23,6 +25,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv2d_weight(
 
 // rounded = numbers, 8 of them a thread. The same number is multiplied hundreds of times: so it is
 // rounded once, before, and half as many bytes go through the caches and shared memory.
+// No twin, as the CPU never rounds: tests compare with NumPy's float16, and with the bits of bf16.
 extern "C" __global__ void round16(const float* __restrict__ numbers,
                                    unsigned short* __restrict__ rounded, int eights) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;

@@ -15,6 +15,7 @@ import threading
 from typing import Any
 
 from ...backend import Array, Error, on_device, xp_of
+from .launch import MOST, KernelError, check_shapes
 
 WORKSPACE = 32 << 20  # bytes, as NVIDIA advises for compute capability 9.0: it takes 4 MB elsewhere
 FILES = {"linux": "libcublas.so.{}", "win32": "cublas64_{}.dll"}
@@ -45,10 +46,19 @@ def product(a: Array, b: Array, out: Array, add: bool = False) -> Array:
     ------
     CublasError
         If cuBLAS is not there, or something goes wrong in it.
+    KernelError
+        If shapes do not fit together, or are beyond what cuBLAS counts, with 32 bits.
     """
     (m, k), n = a.shape, b.shape[1]
+    check_shapes("cublas.product", b=(b, (k, n)), out=(out, (m, n)))
     if m == 0 or n == 0:
         return out
+    steps = [_step(matrix) for matrix in (b, a, out)]
+    if max(m, n, k, *steps) > MOST:
+        raise KernelError(
+            f"cublas.product of {a.shape} and {b.shape}: cuBLAS counts to {MOST:,}: use fewer or "
+            "smaller images at a time"
+        )
     first, second = ctypes.c_float(1.0), ctypes.c_float(float(add))
     with on_device(out):
         library, handle = _ready(xp_of(out))
@@ -56,8 +66,8 @@ def product(a: Array, b: Array, out: Array, add: bool = False) -> Array:
         # (a b)ᵀ = bᵀ aᵀ, and finds both of them where b and a are.
         code = library.cublasSgemm_v2(
             *(handle, _turned(b), _turned(a), n, m, k),
-            *(ctypes.byref(first), b.data.ptr, _step(b), a.data.ptr, _step(a)),
-            *(ctypes.byref(second), out.data.ptr, _step(out)),
+            *(ctypes.byref(first), b.data.ptr, steps[0], a.data.ptr, steps[1]),
+            *(ctypes.byref(second), out.data.ptr, steps[2]),
         )
     _check(code, f"a product of {a.shape} and {b.shape}")
     return out
@@ -90,6 +100,12 @@ class _Handles(threading.local):
 
 
 _handles = _Handles()
+
+
+def workspace(xp: Any) -> Array:
+    """Return the memory that this thread's products on the current GPU work in."""
+    _ready(xp)
+    return _handles.of[xp.cuda.get_device_id()][1]
 
 
 def _ready(xp: Any) -> tuple[Any, Any]:

@@ -62,6 +62,7 @@ __device__ __forceinline__ float fraction(Bits bits) {
 // mask (count) = scale where a random number is at least p, else 0. `words` tell where the generator
 // is: its state and its increment, each the higher half first; whether the second half of 64 bits was
 // left over, and that half. It comes first then. Each of `threads` threads draws pair after pair.
+// Twin: kernels/elementwise.py dropout_mask.
 extern "C" __global__ void dropout_mask(float* __restrict__ mask,
                                         const unsigned long long* __restrict__ words, float p,
                                         float scale, int count, int threads) {

@@ -4,6 +4,7 @@
 #include "images.cuh"
 
 // result = g · (1 where y is above 0, else 0). A thread for each of `count` groups of numbers.
+// Twin: kernels/elementwise.py where_positive.
 extern "C" __global__ void where_positive(const float* __restrict__ g, const float* __restrict__ y,
                                           float* __restrict__ result, int count) {
   const int i = thread_number();
@@ -18,6 +19,7 @@ extern "C" __global__ void where_positive(const float* __restrict__ g, const flo
 
 // y (pixels, C) += bias (C), in place; where relu is 1, what is negative then becomes 0, and a NaN
 // stays one. A thread for each of `count` groups of channels of y.
+// Twin: kernels/im2col.py conv2d, its last lines.
 extern "C" __global__ void add_bias(float* __restrict__ y, const float* __restrict__ bias, int C,
                                     int relu, int count) {
   const int i = thread_number();

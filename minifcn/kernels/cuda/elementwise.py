@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ...backend import Array
 from ..elementwise import empty_like, flat
-from .launch import at_once, blocks_for, run
+from .launch import at_once, blocks_for, check_shapes, run
 
 
 def where_positive(g: Array, y: Array) -> Array:
     """Return g · (1 where y is above 0, else 0), of one shape and type, in y's memory order."""
+    check_shapes("elementwise.where_positive", g=(g, y.shape))
     result = empty_like(y)
     rows = flat(g, y, result)
     if rows is None:  # gaps in memory, or another order: copy both to one without
@@ -25,6 +26,7 @@ def add_bias(y: Array, bias: Array, relu: bool = False) -> None:
 
     y must be contiguous. A NaN stays NaN.
     """
+    check_shapes("elementwise.add_bias", bias=(bias, y.shape[-1:]))
     together = at_once(len(bias), y, bias)
     count = y.size // together
     settings = len(bias) // together, int(relu), count

@@ -17,6 +17,7 @@ from ..tiles import Tile, cut
 from .cublas import product
 from .elementwise import add_bias
 from .im2col import add_patches
+from .launch import MOST_NUMBERS, check_shapes
 
 WORKSPACE = "256"  # MB of a tile of patches, if nobody says otherwise
 
@@ -38,6 +39,7 @@ def conv2d(
     """Return the cross-correlation of x (N, H, W, C) with weight (O, C/groups, kh, kw)."""
     xp, how = xp_of(x), (stride, padding, dilation)
     O, C, kh, kw = weight.shape
+    check_shapes("gemm.conv2d", x=(x, (*x.shape[:3], C * groups)), bias=(bias, (O,)))
     height = conv_size(x.shape[1], kh, stride[0], padding[0], dilation[0])
     width = conv_size(x.shape[2], kw, stride[1], padding[1], dilation[1])
     y = xp.empty((len(x), height, width, O), x.dtype)
@@ -47,6 +49,7 @@ def conv2d(
             y[..., outs] = conv2d(x[..., ins], weight[outs], part, *how, 1, relu)
         return y
     x, matrix = xp.ascontiguousarray(x), as_matrix(weight)
+    bias = None if bias is None else xp.ascontiguousarray(bias)
     for tile in _tiles(len(x), height, width * kh * kw * C * x.itemsize):
         out = y[tile.images, tile.rows].reshape(-1, O)  # (n, rows, Wo, O) -> (n*rows*Wo, O)
         # The patches have no name, as they would keep it while the next ones are made.
@@ -64,6 +67,7 @@ def conv2d_weight(
     """Return the gradient in the weight, (O, C/groups, kh, kw), from x and g (N, Ho, Wo, O)."""
     xp, how = xp_of(x), (stride, padding, dilation)
     (n, height, width, O), C = g.shape, x.shape[3] // groups
+    check_shapes("gemm.conv2d_weight", x=(x, (n, *x.shape[1:3], C * groups)))
     if groups > 1:
         w = xp.empty((*kernel, C, O), x.dtype).transpose(3, 2, 0, 1)
         for ins, outs in channels_of(groups, C * groups, O):
@@ -94,6 +98,7 @@ def conv_transpose2d(
     """
     xp = xp_of(x)
     (n, height, width, I), (_, O, kh, kw) = x.shape, weight.shape
+    check_shapes("gemm.conv_transpose2d", weight=(weight, (I, O, kh, kw)))
     single = _single((kh, kw), stride, padding) and output_size == (height, width)
     make = xp.empty if single and groups == 1 else xp.zeros
     y = make((n, *output_size, O * groups), x.dtype)
@@ -122,7 +127,7 @@ def _single(kernel: Pair, stride: Pair, padding: Pair) -> bool:
 
 
 def workspace() -> int:
-    """Return how many bytes a tile of patches may take.
+    """Return how many bytes a tile of patches may take: no more than kernels can count.
 
     Raises
     ------
@@ -132,7 +137,7 @@ def workspace() -> int:
     text = os.environ.get("MINIFCN_WORKSPACE", "") or WORKSPACE
     if not (text.isdecimal() and int(text) > 0):
         raise WorkspaceError(f"MINIFCN_WORKSPACE={text!r} must be a whole number of MB from 1 up")
-    return int(text) << 20
+    return min(int(text) << 20, 4 * MOST_NUMBERS)  # of float32
 
 
 def _tiles(n: int, rows: int, row_bytes: int) -> list[Tile]:

@@ -15,16 +15,21 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...backend import Array, Error, debugging, for_a_while, is_numpy, on_device, xp_of
+from ...backend import Array, Error, debugging, for_a_while, gpu_of, is_numpy, on_device, xp_of
 from .. import precision
-from . import is_plain
+from . import cublas, is_plain
 
 USUAL = 2  # calls with the same shapes that run as usual before one is recorded
+most_before: dict[int, int] = {}  # bytes that CuPy had of each GPU when a recording began
+_given_up: deque[tuple[Any, Any]] = deque()  # GPUs and pools of recordings that are no more
+_tidying = threading.Lock()
 
 
 class RecordingError(Error, RuntimeError):
@@ -80,32 +85,39 @@ class Recorded:
         settings: Callable[[], Sequence[Any]] = tuple,
     ) -> None:
         self.function, self.places, self.settings = function, places, settings
+        self._give_up: Callable[[], object] = lambda: None
+        self.close()
+
+    def close(self) -> None:
+        """Give back the memory of a recording; the next calls run as usual again.
+
+        What somebody still holds of the results stays as it is, and so does its memory.
+        """
         self.seen: Any = None  # shapes, places and settings of the last call
         self.times = 0  # that these came one after the other
-        self._forget()
-
-    def _forget(self) -> None:
         self.graph: Any = None
         self.inputs: list[Array] = []
         self.outputs: Sequence[Array] = ()
         self.changing: list[tuple[Array, Callable[[], np.ndarray]]] = []
-        self.pool: Any = None
+        self.workspace: Any = None
+        self._give_up()
+        _tidy()
 
     def __call__(self, *arrays: Array) -> Sequence[Array]:
         """Return what the function returns; the same arrays each time, once it is recorded."""
         if is_numpy(arrays[0]) or not _wanted():
             return self.function(*arrays)
-        key: list[Any] = [(a.shape, a.strides, a.dtype.char) for a in arrays]
-        key += [precision.current(), *(a.data.ptr for a in self.places())]
-        key += self.settings()
+        key: list[Any] = [(gpu_of(a), a.shape, a.strides, a.dtype.char) for a in arrays]
+        key += [(a.data.ptr, a.strides) for a in self.places()]
+        key += [precision.current(), *self.settings()]
         if key != self.seen:
-            self._forget()
-            self.seen, self.times = key, 0
+            self.close()
+            self.seen = key
         self.times += 1
-        if self.times <= USUAL:
-            return self.function(*arrays)
         xp = xp_of(arrays[0])
         with on_device(arrays[0]):
+            if self.times <= USUAL:
+                return self.function(*arrays)
             if self.graph is None:
                 self._record(xp, arrays)
             for place, array in zip(self.inputs, arrays, strict=True):
@@ -117,12 +129,21 @@ class Recorded:
 
     def _record(self, xp: Any, arrays: Sequence[Array]) -> None:
         """Call the function; the GPU takes down what it should do, and does nothing yet."""
-        xp.get_default_memory_pool().free_all_blocks()  # the recording needs as much, of its own
+        _tidy()
+        gpu, everything = xp.cuda.Device(), xp.get_default_memory_pool()
+        most_before[gpu.id] = max(most_before.get(gpu.id, 0), everything.total_bytes())
+        everything.free_all_blocks()  # the recording needs as much, of its own
         # What the function gives back to this pool, only the function takes from it again: so
-        # nobody else's arrays get into the memory that replays write to.
-        self.pool = xp.cuda.MemoryPool()
+        # nobody else's arrays get into the memory that replays write to. The pool itself takes
+        # from CuPy's usual one, whose limit so holds for both.
+        pool = xp.cuda.MemoryPool(xp.cuda.get_allocator())
+        finalizer = weakref.finalize(self, _given_up.append, (gpu, pool))
+        finalizer.atexit = False
+        self._give_up = finalizer
+        # Of this thread; made now, so not in the recording's memory, and kept, though it may end.
+        self.workspace = cublas.workspace(xp)
         stream = xp.cuda.Stream(non_blocking=True)
-        with xp.cuda.using_allocator(self.pool.malloc):
+        with xp.cuda.using_allocator(pool.malloc):
             self.inputs = [xp.empty_like(array) for array in arrays]  # in their memory order
             with stream:
                 _state.recorded = self
@@ -131,7 +152,7 @@ class Recorded:
                     self.outputs = self.function(*self.inputs)
                 except BaseException as error:
                     _abandon(stream)
-                    self._forget()
+                    self.close()
                     if "captur" in str(error).lower():  # CuPy and CUDA have several types
                         raise _refused(error) from error
                     raise
@@ -140,8 +161,22 @@ class Recorded:
                 try:
                     self.graph = stream.end_capture()
                 except Exception as error:  # CuPy has several types
-                    self._forget()
+                    self.close()
                     raise _refused(error) from error
+
+
+def _tidy() -> None:
+    """Free the memory of recordings that are no more, but for what somebody holds of their results.
+
+    CuPy does not free a pool that is merely dropped.
+    """
+    with _tidying:
+        for _ in range(len(_given_up)):
+            gpu, pool = _given_up.popleft()
+            with gpu:
+                pool.free_all_blocks()
+                if pool.total_bytes():
+                    _given_up.append((gpu, pool))
 
 
 def from_cpu(xp: Any, make: Callable[[], np.ndarray], like: np.ndarray) -> Array:

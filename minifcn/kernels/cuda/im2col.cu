@@ -15,6 +15,7 @@
 
 // columns (N, rows, OW, KH, KW, C) = the patches of x (N, H, W, C); zeros beyond the edges. A thread
 // for each of `count` groups of channels of columns.
+// Twin: kernels/im2col.py patches.
 extern "C" __global__ void im2col(const float* __restrict__ x, float* __restrict__ columns, int H,
                                   int W, int C, int first, int rows, int OW, int KH, int KW, int SH,
                                   int SW, int PH, int PW, int DH, int DW, int count) {
@@ -32,6 +33,7 @@ extern "C" __global__ void im2col(const float* __restrict__ x, float* __restrict
 // x (N, H, W, C) += the patches in columns (N, rows, OW, KH, KW, C), at the places that they were
 // taken from. A thread for each of `count` groups of channels in the rows of x from `top` to
 // `top` + `height` - 1, which hold all that a patch reaches.
+// Twin: kernels/few_pixels.py conv_transpose2d, its additions.
 extern "C" __global__ void col2im(const float* __restrict__ columns, float* __restrict__ x, int H,
                                   int W, int C, int first, int rows, int OW, int KH, int KW, int SH,
                                   int SW, int PH, int PW, int DH, int DW, int top, int height,

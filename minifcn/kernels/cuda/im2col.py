@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...backend import Array, xp_of
 from ...shapes import Pair
 from ..tiles import Tile
-from .launch import at_once, blocks_for, run
+from .launch import at_once, blocks_for, check_shapes, run
 
 
 def patches(
@@ -56,8 +56,9 @@ def add_patches(
     after the other always give the same bits.
     """
     images = x[tile.images]
-    (n, H, W, C), (kh, _) = images.shape, kernel
+    (n, H, W, C), (kh, kw) = images.shape, kernel
     first, rows = tile.rows.start, tile.rows.stop - tile.rows.start
+    check_shapes("im2col.col2im", matrix=(matrix, (n * rows * columns, kh * kw * C)))
     top = max(0, stride[0] * first - padding[0])
     bottom = stride[0] * (first + rows - 1) + dilation[0] * (kh - 1) - padding[0]
     height = max(0, min(H, bottom + 1) - top)  # the rows of x that these patches reach

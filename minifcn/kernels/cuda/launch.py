@@ -111,8 +111,8 @@ def run(
     Raises
     ------
     KernelError
-        If an argument is none of these, or too large; and with ``MINIFCN_DEBUG=1``, which waits for
-        each kernel, if it fails.
+        If an argument is none of these, or too large; if the kernel cannot be compiled or started;
+        and with ``MINIFCN_DEBUG=1``, which waits for each kernel, if it fails.
     """
     grid = (blocks,) if isinstance(blocks, int) else blocks
     if 0 in grid:
@@ -125,8 +125,17 @@ def run(
         raise KernelError(f"{kernel} got arrays on {devices}: use one GPU")
     xp = xp_of(first)
     with on_device(first):
-        function = _function(xp, number, kernel, tuple(constants.items()), shared)
-        function(grid, (threads,), checked, shared_mem=shared)
+        try:
+            function = _function(xp, number, kernel, tuple(constants.items()), shared)
+        except Exception as error:  # CuPy has several types
+            raise _not_compiled(kernel, error) from error
+        try:
+            function(grid, (threads,), checked, shared_mem=shared)
+        except Exception as error:
+            raise KernelError(
+                f"{kernel} cannot be started: {error}: a kernel before it may have failed: "
+                "MINIFCN_DEBUG=1 waits for each, and names it"
+            ) from error
         if debugging():
             _wait(kernel, xp)
 
@@ -181,6 +190,21 @@ def check(kernel: str, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> tup
             passed[place] = _number(kernel, name, kind, value)
         # Of another int CuPy passes 8 bytes. The kernel reads the first 4, which hold all of it.
     return tuple(passed)
+
+
+def check_shapes(kernel: str, **needed: tuple[Array | None, tuple[int, ...]]) -> None:
+    """Raise unless each array has the shape that a kernel takes for granted.
+
+    A kernel is told some sizes, of one array as a rule, and by them finds its way in all others: in
+    a smaller one it would read what lies behind. Nothing but tuples is compared; None fits.
+
+    >>> check_shapes("lrn.own_share", g=(np.zeros(4), (8,)))
+    Traceback (most recent call last):
+    minifcn.kernels.cuda.launch.KernelError: lrn.own_share: g, (4,), must have the shape (8,)
+    """
+    for name, (array, shape) in needed.items():
+        if array is not None and array.shape != shape:
+            raise KernelError(f"{kernel}: {name}, {array.shape}, must have the shape {shape}")
 
 
 @functools.cache
@@ -247,6 +271,18 @@ def _function(
     if shared > SHARED_MEMORY:
         function.max_dynamic_shared_size_bytes = shared
     return function
+
+
+def _not_compiled(kernel: str, error: Exception) -> KernelError:
+    """Return an error for a file that cannot be compiled, or not loaded by the driver."""
+    advice = (
+        "NVIDIA's driver may be too old for this CuPy, or a part of CUDA is missing: see "
+        '`minifcn info`, and "Install" in docs/cuda.md'
+    )
+    if isinstance(error, OSError) and error.filename:
+        advice = "CuPy keeps what it compiled: set CUPY_CACHE_DIR to a folder that takes files"
+    file = kernel.partition(".")[0]
+    return KernelError(f"{kernel}: {file}.cu cannot be compiled and loaded: {error}: {advice}")
 
 
 def _wait(kernel: str, xp: ModuleType) -> None:

@@ -20,6 +20,7 @@ __device__ __forceinline__ float energy_around(const float* pixel, int first, in
 }
 
 // y (pixels, C) from x.
+// Twin: functional/normalization.py normalised.
 extern "C" __global__ void normalise(const float* __restrict__ x, float* __restrict__ y, int C,
                                      int before, int after, float ratio, float beta, float k,
                                      int count) {
@@ -30,6 +31,7 @@ extern "C" __global__ void normalise(const float* __restrict__ x, float* __restr
 }
 
 // The first part of dx, and t, both (pixels, C).
+// Twin: functional/normalization.py normalised, of whose gradient it is `own`.
 extern "C" __global__ void own_share(const float* __restrict__ g, const float* __restrict__ x,
                                      float* __restrict__ dx, float* __restrict__ t, int C,
                                      int before, int after, float ratio, float beta, float k,
@@ -43,6 +45,7 @@ extern "C" __global__ void own_share(const float* __restrict__ g, const float* _
 
 // The second part of dx, subtracted from the first in place. In a launch of its own: all t must be
 // there.
+// Twin: functional/normalization.py normalised, of whose gradient it is what `others` make.
 extern "C" __global__ void share_of_others(const float* __restrict__ t, const float* __restrict__ x,
                                            float* __restrict__ dx, int C, int before, int after,
                                            float factor, int count) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...backend import Array, xp_of
-from .launch import blocks_for, run
+from .launch import blocks_for, check_shapes, run
 
 
 def normalise(x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
@@ -20,6 +20,7 @@ def normalise(x: Array, size: int, alpha: float, beta: float, k: float) -> Array
 
 def gradient(g: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
     """Return the gradient in x, given that in the output, g; both are (N, C, ...)."""
+    check_shapes("lrn.own_share", g=(g, x.shape))
     xp, C = xp_of(x), x.shape[1]
     upstream, rows = _channels_last(g), _channels_last(x)
     dx, t = xp.empty_like(rows), xp.empty_like(rows)

@@ -40,6 +40,7 @@ __device__ __forceinline__ bool is_maximum(float x, float largest) {
 
 // y (N, OH, OW, C) = the largest number of each window of x (N, H, W, C); where relu is 1, at least 0.
 // A thread for each of `count` groups of channels of y.
+// Twin: kernels/pooling.py max_pool2d.
 extern "C" __global__ void max_pool2d(const float* __restrict__ x, float* __restrict__ y, int H,
                                       int W, int C, int OH, int OW, int KH, int KW, int SH, int SW,
                                       int PH, int PW, int DH, int DW, int relu, int count) {
@@ -66,6 +67,7 @@ extern "C" __global__ void max_pool2d(const float* __restrict__ x, float* __rest
 // result (N, H, W, C) = each number of the gradient (N, OH, OW, C) at the first maximum y of its
 // window of x, in reading order, added up. A thread for each of `count` groups of channels of the
 // result: it takes from each window over it whose first maximum it is.
+// Twin: kernels/pooling.py max_scatter.
 extern "C" __global__ void max_scatter(const float* __restrict__ gradient,
                                        const float* __restrict__ x, const float* __restrict__ y,
                                        float* __restrict__ result, int H, int W, int C, int OH,
@@ -107,6 +109,7 @@ extern "C" __global__ void max_scatter(const float* __restrict__ gradient,
 // The same where no two windows share a pixel, without y: each number of x is then read once. A thread
 // for each of `count` groups of channels of the gradient, which has a window: it looks for the first
 // maximum, then writes to each place. Pixels in no window are left as they are.
+// Twin: kernels/pooling.py max_scatter.
 extern "C" __global__ void max_scatter_apart(const float* __restrict__ gradient,
                                              const float* __restrict__ x,
                                              float* __restrict__ result, int H, int W, int C,
@@ -145,6 +148,7 @@ extern "C" __global__ void max_scatter_apart(const float* __restrict__ gradient,
 
 // result (N, OH, OW, C) = for each window, the number of v (like x) where x has its first maximum
 // y. A thread for each of `count` groups of channels of the result.
+// Twin: kernels/pooling.py max_gather.
 extern "C" __global__ void max_gather(const float* __restrict__ v, const float* __restrict__ x,
                                       const float* __restrict__ y, float* __restrict__ result,
                                       int H, int W, int C, int OH, int OW, int KH, int KW, int SH,
@@ -174,6 +178,7 @@ extern "C" __global__ void max_gather(const float* __restrict__ v, const float* 
 
 // y (N, OH, OW, C) = the sum of each window of x (N, H, W, C); zeros beyond the edges. A thread for
 // each of `count` groups of channels of y.
+// Twin: kernels/pooling.py sum_pool2d.
 extern "C" __global__ void sum_pool2d(const float* __restrict__ x, float* __restrict__ y, int H,
                                       int W, int C, int OH, int OW, int KH, int KW, int SH, int SW,
                                       int PH, int PW, int DH, int DW, int count) {
@@ -192,6 +197,7 @@ extern "C" __global__ void sum_pool2d(const float* __restrict__ x, float* __rest
 
 // result (N, H, W, C) = each number of the gradient (N, OH, OW, C) at all pixels of its window,
 // added up. A thread for each of `count` groups of channels of the result.
+// Twin: kernels/pooling.py sum_spread.
 extern "C" __global__ void sum_spread(const float* __restrict__ gradient,
                                       float* __restrict__ result, int H, int W, int C, int OH,
                                       int OW, int KH, int KW, int SH, int SW, int PH, int PW,

@@ -6,7 +6,7 @@ from ...backend import Array, xp_of
 from ...shapes import Pair
 from ..elementwise import empty
 from ..pooling import output_size
-from .launch import at_once, blocks_for, run
+from .launch import at_once, blocks_for, check_shapes, run
 
 
 def max_pool2d(
@@ -31,6 +31,8 @@ def max_scatter(
 ) -> Array:
     """Return an array like x with each g (N, Ho, Wo, C) at its window's first maximum, added up."""
     sizes = (H, W), (height, width) = x.shape[1:3], y.shape[1:3]
+    needed = len(x), height, width, x.shape[3]
+    check_shapes("pooling.max_scatter", g=(g, needed), y=(y, needed))
     how = *sizes, kernel, stride, padding, dilation
     if any(d * (k - 1) >= s for k, s, d in zip(kernel, stride, dilation, strict=True)):
         result = empty(x.shape, g)
@@ -49,6 +51,8 @@ def max_gather(
     """Return, for each window, the entry of v (like x) at the place of x's first maximum."""
     result = empty(y.shape, v)
     sizes = x.shape[1:3], y.shape[1:3]
+    needed = len(x), *sizes[1], x.shape[3]
+    check_shapes("pooling.max_gather", v=(v, x.shape), y=(y, needed))
     _launch("max_gather", [v, x, y], result, result, *sizes, kernel, stride, padding, dilation)
     return result
 

@@ -12,6 +12,7 @@
 
 // sums (parts, C): part p is the sum of rows p · each ... of numbers (count, C). Blocks: (groups of
 // 32 channels, parts).
+// Twin: functional/reduction.py _sum_rows.
 extern "C" __global__ void __launch_bounds__(256) sum_rows(const float* __restrict__ numbers,
                                                            float* __restrict__ sums, int count,
                                                            int C, int each) {

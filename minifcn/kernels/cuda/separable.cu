@@ -21,6 +21,7 @@ __device__ __forceinline__ void add_times(Channels& sum, float factor, Channels 
 }
 
 // y (outer, size, inner) = R · x, of x (outer, n, inner). A thread for each of `count` groups of y.
+// Twin: kernels/separable.py upsample.
 extern "C" __global__ void upsample(const float* __restrict__ x, const float* __restrict__ tent,
                                     float* __restrict__ y, int n, int size, int inner, int length,
                                     int stride, int padding, int count) {
@@ -35,6 +36,7 @@ extern "C" __global__ void upsample(const float* __restrict__ x, const float* __
 }
 
 // x (outer, n, inner) = Rᵀ · y, of y (outer, size, inner). A thread for each of `count` groups of x.
+// Twin: kernels/separable.py downsample.
 extern "C" __global__ void downsample(const float* __restrict__ y, const float* __restrict__ tent,
                                       float* __restrict__ x, int n, int size, int inner, int length,
                                       int stride, int padding, int count) {
@@ -58,7 +60,8 @@ __device__ __forceinline__ float tent_at(const float* weight, int length, int C,
 }
 
 // same[block] = 1 if none of the weight's `count` numbers that this block sees differs from what
-// tents would make, else 0. Twin of tent_of in kernels/separable.py.
+// tents would make, else 0.
+// Twin: kernels/separable.py tent_of.
 extern "C" __global__ void __launch_bounds__(256) compare(const float* __restrict__ weight,
                                                           int* __restrict__ same, int length, int C,
                                                           int count) {
@@ -79,6 +82,7 @@ extern "C" __global__ void __launch_bounds__(256) compare(const float* __restric
 }
 
 // tent (length + 1) = the tent of the weight; then 1 if all `parts` of it are made of tents, else 0.
+// Twin: kernels/separable.py tent_of.
 extern "C" __global__ void agree(const float* __restrict__ weight, const int* __restrict__ same,
                                  float* __restrict__ tent, int length, int C, int parts) {
   const int i = thread_number();
@@ -93,6 +97,7 @@ extern "C" __global__ void agree(const float* __restrict__ weight, const int* __
 
 // y (N, OH, OW, C) = the transposed convolution of x (N, H, W, C) with the whole weight. Some threads
 // share the `count` numbers of y: not one for each, as all have to be started, only to return.
+// Twin: kernels/im2col.py conv_transpose2d.
 extern "C" __global__ void upsample_by_all(const float* __restrict__ x,
                                            const float* __restrict__ weight,
                                            const float* __restrict__ tent, float* __restrict__ y,
@@ -115,6 +120,7 @@ extern "C" __global__ void upsample_by_all(const float* __restrict__ x,
 }
 
 // x (N, H, W, C) = the convolution of y (N, OH, OW, C) with it, which is the transpose of the above.
+// Twin: kernels/im2col.py conv2d.
 extern "C" __global__ void downsample_by_all(const float* __restrict__ y,
                                              const float* __restrict__ weight,
                                              const float* __restrict__ tent, float* __restrict__ x,

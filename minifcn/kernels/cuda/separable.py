@@ -17,7 +17,7 @@ from ...backend import Array, xp_of
 from ...shapes import Pair
 from ..elementwise import empty
 from ..im2col import as_matrix
-from .launch import at_once, blocks_for, run
+from .launch import at_once, blocks_for, check_shapes, run
 
 PARTS = 128  # blocks, at the most, that look at a weight
 MOST_BLOCKS = 256  # that multiply with a whole weight: enough to keep a GPU busy
@@ -25,6 +25,7 @@ MOST_BLOCKS = 256  # that multiply with a whole weight: enough to keep a GPU bus
 
 def conv_transpose2d(x: Array, weight: Array, stride: Pair, padding: Pair, size: Pair) -> Array:
     """Return the transposed convolution of x (N, H, W, C) with a weight (C, C, k, k)."""
+    _check("upsample_by_all", x, weight)
     tent = tent_of(weight)
     y = upsample(x, tent, stride, padding, size)
     return _by_all("upsample_by_all", x, y, x, y, weight, tent, stride, padding)
@@ -32,9 +33,15 @@ def conv_transpose2d(x: Array, weight: Array, stride: Pair, padding: Pair, size:
 
 def conv2d(y: Array, weight: Array, stride: Pair, padding: Pair, size: Pair) -> Array:
     """Return the convolution of y (N, Ho, Wo, C), to (N, *size, C), with a weight (C, C, k, k)."""
+    _check("downsample_by_all", y, weight)
     tent = tent_of(weight)
     x = downsample(y, tent, stride, padding, size)
     return _by_all("downsample_by_all", y, x, x, y, weight, tent, stride, padding)
+
+
+def _check(kernel: str, images: Array, weight: Array) -> None:
+    C, k = images.shape[3], weight.shape[3]
+    check_shapes(f"separable.{kernel}", weight=(weight, (C, C, k, k)))
 
 
 def tent_of(weight: Array) -> Array:

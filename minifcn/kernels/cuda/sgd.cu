@@ -36,6 +36,7 @@ __device__ __forceinline__ Row row_of_block(const Row* table, int rows) {
 // that is multiplied with the rate where caffe is 0. Each row of `settings` has rate, momentum and
 // decay. `wanted` is where an int is, or 0. If that int is 0, nothing is done: so nobody has to wait
 // for it.
+// Twin: optim.py SGD._update.
 extern "C" __global__ void __launch_bounds__(THREADS) descend(const unsigned long long* table,
                                                               const float* settings,
                                                               unsigned long long wanted, int rows,
@@ -88,6 +89,7 @@ __device__ __forceinline__ double sum_of_block(double mine, double* found) {
 }
 
 // sums[2 + block] = the sum of g² of a block's piece of the gradients, in float64.
+// Twin: optim.py clip_grad_norm_, its squares.
 extern "C" __global__ void __launch_bounds__(THREADS) sum_squares(const unsigned long long* table,
                                                                   double* sums, int rows) {
   __shared__ double found[THREADS];
@@ -105,6 +107,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sum_squares(const unsigned
 
 // sums[0] = the norm: the root of the sum of the `count` sums from sums[2] on. sums[1] = what to
 // multiply the gradients with, so that it becomes `most`; 1 if it is less, or not finite. One block.
+// Twin: optim.py clip_grad_norm_, its norm and factor.
 extern "C" __global__ void __launch_bounds__(THREADS) norm_and_factor(double* sums, float most,
                                                                       int count) {
   __shared__ double found[THREADS];
@@ -118,6 +121,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_and_factor(double* su
 }
 
 // The gradients, times sums[1]; if that is 1, they are not even read.
+// Twin: optim.py clip_grad_norm_, where gradients are multiplied.
 extern "C" __global__ void __launch_bounds__(THREADS) scale(const unsigned long long* table,
                                                             const double* sums, int rows) {
   const float factor = (float)sums[1];

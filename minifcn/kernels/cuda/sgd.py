@@ -82,16 +82,19 @@ def weights(w: Array, gradient: Array, h: Array | None, settings: int) -> Weight
     Raises
     ------
     KernelError
-        If the gradient is not like its weights: a kernel would read what is not there.
+        If the gradient or momentum is not like its weights: a kernel would read what is not there.
     """
-    kind = gradient.shape, gradient.dtype, device_of(gradient)
-    if kind != (w.shape, w.dtype, device_of(w)):
-        told = f"{kind[0]} {kind[1]} on {kind[2]}"
-        raise KernelError(
-            f"SGD.step: the gradient, {told}, must be like its weights, {w.shape} {w.dtype} on "
-            f"{device_of(w)}"
-        )
+    kind = w.shape, w.dtype, device_of(w)
+    for name, array in (("gradient", gradient), ("momentum", h)):
+        if array is not None and (array.shape, array.dtype, device_of(array)) != kind:
+            raise KernelError(
+                f"SGD.step: the {name}, {_told(array)}, must be like its weights, {_told(w)}"
+            )
     return Weights(w, gradient, h, settings)
+
+
+def _told(array: Array) -> str:
+    return f"{array.shape} {array.dtype} on {device_of(array)}"
 
 
 class Descents:
@@ -112,6 +115,9 @@ class Descents:
 
         ``settings`` are rows of rate, momentum and decay; the rest as of `minifcn.optim.SGD`.
         """
+        if only_if is not None and (only_if.size, only_if.dtype) != (1, np.int32):
+            told = f"{only_if.shape} {only_if.dtype}"
+            raise KernelError(f"sgd.descend: only_if, {told}, must be one number of int32")
         for gpu in dict.fromkeys(gpu_of(part.w) for part in every):
             parts = [part for part in every if gpu_of(part.w) == gpu]
             first = parts[0].w

@@ -62,6 +62,7 @@ __device__ __forceinline__ void largest_and_sum(const float* logits, int lane, i
 
 // loss (pixels) = log(sum of exp(logits)) - logits[target], of logits (N, H, W, C); 0 where the target
 // is `ignored`, and NaN where it is no class. LANES threads for each pixel.
+// Twin: kernels/softmax.py cross_entropy.
 extern "C" __global__ void cross_entropy(const float* __restrict__ logits,
                                          const int* __restrict__ target, float* __restrict__ loss,
                                          int ignored, int H, int W, int C, int image, int row,
@@ -78,6 +79,7 @@ extern "C" __global__ void cross_entropy(const float* __restrict__ logits,
 
 // error (N, H, W, C) = (softmax(logits) - 1 at the target) · the pixel's share. A pixel whose target
 // is `ignored` has none.
+// Twin: kernels/softmax.py softmax_error.
 extern "C" __global__ void softmax_error(const float* __restrict__ logits,
                                          const int* __restrict__ target,
                                          const float* __restrict__ share, float* __restrict__ error,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...backend import Array, xp_of
 from ..elementwise import empty
-from .launch import blocks_for, run
+from .launch import LEAST, blocks_for, check_shapes, run
 
 
 def cross_entropy(logits: Array, target: Array, ignore_index: int) -> Array:
@@ -16,7 +16,7 @@ def cross_entropy(logits: Array, target: Array, ignore_index: int) -> Array:
     ``ignore_index``. What is neither becomes NaN: an error would have to wait for the GPU.
     """
     loss = empty(target.shape, logits)
-    _launch("cross_entropy", logits, target, [], loss, ignore_index)
+    _launch("cross_entropy", logits, target, {}, loss, ignore_index)
     return loss
 
 
@@ -26,7 +26,7 @@ def softmax_error(logits: Array, target: Array, share: Array, ignore_index: int)
     Arguments as above; share is (N, H, W). A pixel that is ignored has no target.
     """
     error = empty(logits.shape, logits)
-    _launch("softmax_error", logits, target, [share], error, ignore_index)
+    _launch("softmax_error", logits, target, {"share": share}, error, ignore_index)
     return error
 
 
@@ -40,16 +40,27 @@ def lanes(classes: int) -> int:
 
 
 def _launch(
-    kernel: str, logits: Array, target: Array, more: list[Array], result: Array, ignored: Any
+    kernel: str, logits: Array, target: Array, more: dict[str, Array], result: Array, ignored: Any
 ) -> None:
     """Start a kernel for all pixels; labels of all types become int32 first, which is soon done."""
-    xp, (_, H, W, C) = xp_of(logits), logits.shape
-    labels = xp.ascontiguousarray(target.astype(xp.int32, copy=False))
+    xp, (N, H, W, C) = xp_of(logits), logits.shape
+    needed = {name: (array, (N, H, W)) for name, array in {"target": target, **more}.items()}
+    check_shapes(f"softmax.{kernel}", **needed)
+    labels = xp.ascontiguousarray(_of_32_bits(target))
     numbers, image, row = _in_place(logits)
     pixels, each = labels.size, lanes(C)
-    arrays = numbers, labels, *(xp.ascontiguousarray(array) for array in more), result
+    arrays = numbers, labels, *map(xp.ascontiguousarray, more.values()), result
     blocks = blocks_for(pixels * each)
     run(f"softmax.{kernel}", blocks, *arrays, ignored, H, W, C, image, row, pixels, LANES=each)
+
+
+def _of_32_bits(target: Array) -> Array:
+    """Return labels as int32: the least of them for one beyond, which must not look as a class."""
+    xp = xp_of(target)
+    labels = target.astype(xp.int32, copy=False)
+    if xp.can_cast(target.dtype, xp.int32):
+        return labels
+    return xp.where(labels == target, labels, xp.int32(LEAST))
 
 
 def _in_place(logits: Array) -> tuple[Array, int, int]:

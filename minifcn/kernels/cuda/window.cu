@@ -5,6 +5,7 @@
 
 // y (N, H, W, C) = x (N, h, w, C) from row `top` and column `left` on, and zeros around it. A thread
 // for each of `count` groups of channels of y.
+// Twin: functional/slicing.py put_slice.
 extern "C" __global__ void put(const float* __restrict__ x, float* __restrict__ y, int H, int W,
                                int C, int h, int w, int top, int left, int count) {
   const int i = thread_number();
