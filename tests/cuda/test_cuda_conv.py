@@ -24,10 +24,11 @@ LAYERS = [
     ((1, 9, 8, 8), 8, 5, 2, 2, 1),
     ((1, 12, 12, 8), 136, 3, 1, 2, 2),  # two tiles along both axes
     ((3, 4, 4, 64), 64, 1, 1, 0, 1),
-    ((1, 7, 8, 16), 16, 7, 1, 0, 1),  # two pixels: parts share a tile
+    ((1, 7, 8, 16), 24, 7, 1, 0, 1),  # two pixels: parts share a tile
     ((1, 8, 7, 24), 32, (3, 2), (2, 1), (0, 1), (1, 2)),
     ((1, 2, 3, 8), 8, 3, 1, 4, 1),  # more padding than image
-    ((1, 24, 23, 8), 8, 3, 1, 1, 1),  # pixels for two parts of the gradient in the weight
+    ((1, 24, 23, 8), 16, 3, 1, 1, 1),  # pixels for two parts of the gradient in the weight
+    ((5, 4, 3, 8), 8, (4, 3), 1, 0, 1),  # one pixel in each of several images
     ((1, 5, 6, 4), 12, 3, 1, 1, 1),  # channels in fours, but not in eights
 ]
 FEW = [layer for layer in LAYERS if layer[1] <= 32]  # that one compiled text is enough for
@@ -182,10 +183,10 @@ def test_half_precision(layer):
 def test_wide_tiles(monkeypatch, order):
     """256 columns, in all directions; usually for longer sums than these."""
     monkeypatch.setattr(tensor_cores, "LONG", 1)
-    layer = ((1, 5, 6, 136), 144, (1, 2), 1, 1, 1)
-    with on_cpu.order(order):
-        check_conv2d(on_cpu.RawModule, [layer], ["tf32", "bf16"])
-        check_conv2d_weight(on_cpu.RawModule, [layer], ["tf32", "bf16"])
+    layers = [((1, 5, 6, 136), 144, (1, 2), 1, 1, 1), ((1, 4, 5, 8), 392, 1, 1, 0, 1)]
+    with on_cpu.order(order):  # one such tile, and two
+        check_conv2d(on_cpu.RawModule, layers, ["tf32", "bf16"])
+        check_conv2d_weight(on_cpu.RawModule, layers, ["tf32", "bf16"])
 
 
 @pytest.mark.parametrize("kernel", ["conv.sum_parts", "conv16.sum_parts", "conv16.round16"])

@@ -140,12 +140,12 @@ def _(module):
 # x (N, H, W, C), kernel, stride, padding, dilation, ceil
 POOLINGS = [
     ((2, 7, 6, 3), (2, 2), (2, 2), (0, 0), (1, 1), True),
-    ((1, 13, 12, 8), (3, 3), (2, 2), (0, 0), (1, 1), True),  # windows overlap, and hang over
-    ((2, 6, 7, 1), (3, 2), (1, 2), (1, 1), (1, 1), False),
+    ((2, 13, 12, 8), (3, 3), (2, 2), (0, 0), (1, 1), True),  # windows overlap, and hang over
+    ((2, 6, 7, 1), (3, 2), (1, 2), (1, 0), (1, 1), False),
     ((1, 9, 8, 4), (2, 2), (1, 1), (1, 1), (3, 2), False),
     ((1, 8, 9, 21), (2, 2), (3, 3), (0, 0), (1, 1), False),  # pixels in no window
     ((1, 3, 3, 64), (2, 2), (1, 1), (1, 1), (2, 2), False),
-    ((1, 5, 6, 8), (2, 3), (2, 3), (1, 1), (1, 1), True),  # side by side, padded
+    ((1, 5, 6, 8), (2, 3), (2, 3), (0, 1), (1, 1), True),  # side by side, padded
     ((2, 4, 6, 4), (2, 2), (3, 4), (0, 0), (2, 3), False),  # dilated, and yet apart
 ]
 
@@ -154,8 +154,9 @@ def maxima(rng):
     """Yield x with ties and NaNs, its maxima, the settings without ceil, and ceil."""
     for shape, *geometry, ceil in POOLINGS:
         x = few_integers(rng, *shape)
-        x[rng.random(shape) < 0.02] = np.nan
+        x[rng.random(shape) < 0.1] = np.nan  # two of them in some windows
         x[rng.random(shape) < 0.02] = -np.inf
+        x[0, :2, :2] = -np.inf
         yield x, pooling.max_pool2d(x, *geometry, ceil), geometry, ceil
 
 
@@ -306,11 +307,11 @@ def _(module):
         ((1,), 1, 100),  # the half that is left over
         ((1,), 0, 100),
         ((2, 3, 4, 5), 3, 7),  # each thread draws several pairs
-        ((2, 3, 5, 7), 2, 300),
+        ((2, 3, 10, 11), 2, 300),  # threads of two blocks
         ((0, 3), 1, 100),
     ]:
-        number = np.random.default_rng(count[0]).random(drawn_before + 1, f32)[-1]
-        for p in (0.5, 0.3, 1.0, float(number)):  # which keeps that number
+        numbers = np.random.default_rng(count[0]).random(drawn_before + 2, f32)[-2:]
+        for p in (0.5, 0.3, 1.0, *map(float, numbers)):  # which keep these numbers
             here, there = np.random.default_rng(count[0]), np.random.default_rng(count[0])
             for rng in (here, there):
                 rng.random(drawn_before, f32)
@@ -380,8 +381,8 @@ CHECKS["lrn.own_share"] = CHECKS["lrn.share_of_others"] = check_lrn_gradient
 ENLARGEMENTS = [  # x (N, H, W, C), tent's length, stride, padding, size
     ((2, 3, 4, 3), 4, (2, 2), (1, 1), (6, 8)),
     ((1, 4, 3, 8), 16, (8, 8), (0, 0), (40, 32)),
-    ((1, 5, 2, 21), 4, (2, 2), (0, 3), (9, 3)),  # cropped, and rows that no tent reaches
-    ((1, 3, 3, 1), 3, (4, 4), (1, 0), (11, 13)),  # gaps between the tents
+    ((1, 5, 2, 21), 4, (2, 3), (0, 3), (9, 3)),  # cropped, and rows that no tent reaches
+    ((1, 3, 3, 1), 3, (4, 5), (1, 0), (11, 15)),  # gaps between the tents
 ]
 
 
@@ -398,13 +399,25 @@ def enlarging(rng, length, C, bilinear=True):
     return weight
 
 
+def flagged(length, yes=1):
+    """Return a tent, and whether the weight is made of it: in the other case kernels do nothing."""
+    return np.append(tent(length), f32(yes))
+
+
+def sevens(shape, like=None):
+    """Return an array, in the place of `empty`, that shows where nothing has been written."""
+    return np.full(shape, 7, f32)
+
+
 @check("separable.upsample")
 def _(module):
     rng = np.random.default_rng(0)
     for shape, length, *how in ENLARGEMENTS:
         x = normal(rng, *shape)
-        with on_numpy(module):
-            found = cuda.separable.upsample(x, np.append(tent(length), f32(1)), *how)
+        with on_numpy(module) as patch:
+            found = cuda.separable.upsample(x, flagged(length), *how)
+            patch.setattr(cuda.separable, "empty", sevens)
+            assert (cuda.separable.upsample(x, flagged(length, 0), *how) == 7).all()
         near(found, separable.upsample(x, tent(length), *how))
 
 
@@ -413,30 +426,36 @@ def _(module):
     rng = np.random.default_rng(0)
     for (N, *low, C), length, stride, padding, size in ENLARGEMENTS:
         y = normal(rng, N, *size, C)
-        flagged = np.append(tent(length), f32(1))
-        with on_numpy(module):
-            found = cuda.separable.downsample(y, flagged, stride, padding, low)
+        with on_numpy(module) as patch:
+            found = cuda.separable.downsample(y, flagged(length), stride, padding, low)
+            patch.setattr(cuda.separable, "empty", sevens)
+            rest = cuda.separable.downsample(y, flagged(length, 0), stride, padding, low)
+        assert (rest == 7).all()
         near(found, separable.downsample(y, tent(length), stride, padding, tuple(low)))
 
 
 def check_tents(module):
     """A weight of tents is known as such; with one number changed it is not."""
     rng = np.random.default_rng(0)
-    for length, C in ((4, 3), (3, 1), (5, 12)):
-        weight = enlarging(rng, length, C)
-        with on_numpy(module):
-            found = cuda.separable.tent_of(weight)
-        near(found, np.append(separable.tent_of(weight), f32(1)))
-        middle = length // 2
-        places = [(0, 0, 0, 0), (C - 1, C - 1, 1, 2), (0, C // 2, 2, 1), (0, 0, middle, middle)]
-        for place in places:
-            for number in (1e-3, -1.0, np.nan):
+    for length, C, blocks in ((4, 3, 9), (3, 1, 9), (2, 5, 9), (5, 12, 2)):
+        weight, middle = enlarging(rng, length, C), length // 2
+        places = [(0, 0, 0, 0), (C - 1, C - 1, 1, -1), (0, C // 2, -1, 1), (0, 0, middle, middle)]
+        for thread in (1, min(255, weight.size - 1)):  # what they look at must not be forgotten
+            row, column, *channels = np.unravel_index(thread, (length, length, C, C))
+            places.append((*channels[::-1], row, column))
+        changes = [(place, number, 0) for place in places for number in (1e-3, -1.0, np.nan)]
+        # Rounding may change a little, but not what is beside the diagonal.
+        changes += [((0, channel, 0, 0), 9e-8, channel == 0) for channel in {0, C - 1}]
+        with on_numpy(module) as patch:
+            patch.setattr(cuda.separable, "PARTS", blocks)
+            tents = np.append(separable.tent_of(weight), f32(1))
+            near(cuda.separable.tent_of(weight), tents)
+            for place, number, same in changes:
                 changed = weight.copy(order="K")
                 changed[place] += number
-                with on_numpy(module):
-                    assert cuda.separable.tent_of(changed)[-1] == 0, (length, C, place, number)
-        for odd in (np.zeros_like(weight), -weight):
-            with on_numpy(module):
+                found = cuda.separable.tent_of(changed)[-1]
+                assert found == same, (length, C, place, number)
+            for odd in (np.zeros_like(weight), -weight):
                 assert cuda.separable.tent_of(odd)[-1] == 0
 
 
@@ -449,8 +468,13 @@ def _(module):
     for (N, H, W, C), length, stride, padding, size in ENLARGEMENTS:
         for bilinear in (True, False):
             x, weight = normal(rng, N, H, W, C), enlarging(rng, length, C, bilinear)
-            with on_numpy(module):
+            rest = sevens((N, *size, C))
+            more = x, rest, weight, flagged(length), stride, padding
+            with on_numpy(module) as patch:
+                patch.setattr(cuda.separable, "MOST_BLOCKS", 2)  # for each thread several numbers
                 found = cuda.separable.conv_transpose2d(x, weight, stride, padding, size)
+                cuda.separable._by_all("upsample_by_all", x, rest, *more)
+            assert (rest == 7).all()
             expected = im2col.conv_transpose2d(x, weight, stride, padding, size, (1, 1), 1)
             near(found, expected)
 
@@ -462,8 +486,13 @@ def _(module):
         whole = [stride[a] * ((H, W)[a] - 1) + length - 2 * padding[a] for a in (0, 1)]
         for bilinear in (True, False):
             y, weight = normal(rng, N, *whole, C), enlarging(rng, length, C, bilinear)
-            with on_numpy(module):
+            rest = sevens((N, H, W, C))
+            more = rest, y, weight, flagged(length), stride, padding
+            with on_numpy(module) as patch:
+                patch.setattr(cuda.separable, "MOST_BLOCKS", 2)  # for each thread several numbers
                 found = cuda.separable.conv2d(y, weight, stride, padding, (H, W))
+                cuda.separable._by_all("downsample_by_all", y, rest, *more)
+            assert (rest == 7).all()
             near(found, im2col.conv2d(y, weight, None, stride, padding, (1, 1), 1))
 
 
@@ -497,8 +526,9 @@ def _(module):
     """Two steps of each form give the CPU's weights and momenta, to the bit, of all arrays."""
     rng = np.random.default_rng(0)
     images = normal(rng, 3, 2, 5, 4).transpose(0, 3, 1, 2)
-    # One number; several pieces, the last one of few numbers; another order in memory.
-    starts = [np.full((), 2, f32), normal(rng, 2 * sgd.PIECE + 3), images, normal(rng, 7, 3)]
+    # One number; several pieces, the last one for some of its threads; another order in memory.
+    starts = [np.full((), 2, f32), normal(rng, 2 * sgd.PIECE + 259), images, normal(rng, 7, 3)]
+    starts[1][5] = np.inf  # which would be NaN, if it were multiplied with a decay of 0
     for momentum, nesterov, caffe in DESCENTS:
         ws = [Tensor(start.copy(order="K"), requires_grad=True) for start in starts]
         groups = [
@@ -521,10 +551,10 @@ def _(module):
                 for n, (w, g, h) in enumerate(zip(found, ws, hs, strict=True))
             ]
             arrays = [array for part in parts for array in part[:3] if array is not None]
-            no = np.zeros((), np.int32)
-            with on_numpy(module), findable(*arrays, no), ordered_too():
+            no, yes = np.zeros((), np.int32), np.ones((), np.int32)
+            with on_numpy(module), findable(*arrays, no, yes), ordered_too():
                 there.step(parts, settings, nesterov, caffe, no)  # changes nothing
-                there.step(parts, settings, nesterov, caffe)
+                there.step(parts, settings, nesterov, caffe, yes if step else None)
             for w, mine, h in zip(ws, found, hs, strict=True):
                 np.testing.assert_array_equal(mine, w.data)
                 if momentum:
@@ -558,7 +588,7 @@ def ordered_too():
 
 def check_clipping(module):
     rng = np.random.default_rng(0)
-    shapes = [(), (2 * sgd.PIECE + 3,), (3, 5, 7)]
+    shapes = [(), (2 * sgd.PIECE + 259,), (3, 5, 7)]
     for most in (0.5, 1e3):
         gradients = [normal(rng, *shape) for shape in shapes]
         leaves = [Tensor(np.zeros_like(g), requires_grad=True) for g in gradients]
@@ -579,6 +609,10 @@ def check_clipping(module):
             for g, kept in zip(gradients, before, strict=True):
                 np.testing.assert_array_equal(g, kept)
             gradients[1][-1] = 0
+    legs = [np.full(1, 3, f32), np.full(1, 4, f32)]  # just as long as they may be
+    with on_numpy(module), findable(*legs):
+        assert sgd.clip(legs, 5.0) == 5
+    np.testing.assert_array_equal(legs, [[3], [4]])
 
 
 for _kernel in ("sum_squares", "norm_and_factor", "scale"):

@@ -5,6 +5,8 @@ file is compiled once for all of them.
 """
 
 import functools
+import hashlib
+import re
 
 import numpy as np
 import on_cpu
@@ -76,6 +78,12 @@ MISTAKES = [
     ),
     ("beside the image", "separable.upsample", "min(n - 1, at / stride)", "at / stride"),
     ("beside the image", "separable.downsample", "max(0, -start)", "0"),
+    ("not its case", "separable.downsample", "tent[length] == 0.0f", "false"),
+    ("not its case", "separable.downsample_by_all", "tent[length] == 1.0f", "false"),
+    ("the first numbers alone", "separable.upsample_by_all", "gridDim.x * blockDim.x", "count"),
+    ("the first numbers alone", "separable.compare", "gridDim.x * blockDim.x", "count"),
+    ("the last thread forgotten", "separable.compare", "differs[thread]", "differs[thread - 1]"),
+    ("as strict everywhere", "separable.compare", "in == out ? 1e-7f : 0.0f", "0.0f"),
     ("beside the pixel", "lrn.normalise", "min(last, C - 1)", "last"),
     ("last half pair", "dropout.dropout_mask", "i + 1 < count", "true"),
     ("last rows", "reduction.sum_rows", "min(count, first + each)", "first + each"),
@@ -86,9 +94,22 @@ MISTAKES = [
     ("one column more", "im2col.col2im", "q >= OW", "q > OW"),
     ("one window more", "pooling.sum_spread", "down / g.SH < g.OH", "down / g.SH <= g.OH"),
     ("the last maximum", "pooling.max_scatter_apart", "first[e] >= 0", "false"),
+    (
+        "the last NaN",
+        "pooling.max_scatter_apart",
+        "was_nan || !is_larger(here.at[e], largest.at[e])",
+        "!is_larger(here.at[e], largest.at[e])",
+    ),
     ("one place less", "pooling.max_scatter", "before < a * KW + b", "before < a * KW + b - 1"),
     ("one row later", "reduction.sum_rows", "first + warp", "first + warp + 1"),
     ("one draw earlier", "dropout.dropout_mask", "thread + 1", "thread"),
+    (
+        "more than p",
+        "dropout.dropout_mask",
+        "fraction(bits >> 32) >= p",
+        "fraction(bits >> 32) > p",
+    ),
+    ("divided by 1", "conv.conv2d_weight", "(1u << shift) < by", "(1u << shift) < by || !shift"),
     # what is exchanged
     (
         "numbers of a fragment",
@@ -126,6 +147,14 @@ MISTAKES = [
     ),
     ("rows and columns", "im2col.im2col", "DH * (tap / KW)", "DH * (tap % KW)"),
     ("strides", "im2col.col2im", "across % SW", "across % SH"),
+    ("strides", "separable.upsample_by_all", "(here.column + PW) % SW", "(here.column + PW) % SH"),
+    ("paddings", "pooling.sum_pool2d", "g.DW * b - g.PW", "g.DW * b - g.PH"),
+    (
+        "windows for pixels",
+        "pooling.max_scatter",
+        "read(x, group_at(pixel, H, W, C))",
+        "read(x, group_at(pixel, OH, OW, C))",
+    ),
     (
         "rows and columns",
         "pooling.sum_spread",
@@ -140,6 +169,7 @@ MISTAKES = [
     ("in and out", "separable.upsample_by_all", "in < C", "in < C - 1"),
     ("beside the image", "separable.downsample_by_all", "inside(row, column, OH, OW)", "row < OH"),
     ("part on part", "conv.conv2d_weight", "blockIdx.z * rows * s.O", "0"),
+    ("in and out", "conv.conv2d_weight", "blockIdx.z * rows * s.O", "blockIdx.z * rows * s.C"),
     ("part on part", "conv.conv2d", "blockIdx.z * pixels * s.O", "0"),
     ("pixels and channels", "elementwise.add_bias", "i % C", "i / C"),
     ("pixels and channels", "softmax.softmax_error", "share[my.pixel]", "share[c]"),
@@ -171,6 +201,13 @@ MISTAKES = [
     ),
     ("term forgotten", "sgd.descend", "after * momentum + g", "after * momentum"),
     ("all draw the same", "dropout.dropout_mask", "pair += threads", "++pair"),
+    (
+        "blocks draw the same",
+        "dropout.dropout_mask",
+        "blockIdx.x * blockDim.x + threadIdx.x",
+        "(int)threadIdx.x",
+    ),
+    ("a decay of 0", "sgd.descend", "decay != 0.0f", "true"),
 ]
 
 
@@ -229,3 +266,37 @@ def test_nothing_is_found_without_mistakes(kernel):
 
 def test_every_kernel_has_a_mistake():
     assert {kernel for _, kernel, _, _ in MISTAKES} == CHECKS.keys()
+
+
+# ---- instructions, which only a GPU executes -----------------------------------------------------
+
+
+def code_of(file):
+    """Return the text of a file without comments, all spaces being one."""
+    text = (launch.FOLDER / file).read_text("utf-8")
+    return " ".join(re.sub(r"//.*", "", text).split())
+
+
+def test_instructions_are_those_that_ran_on_a_gpu():
+    """On a CPU, others stand for them: nothing else here sees a mistake in their operands.
+
+    Who changes one tries it on a GPU (`python -m pytest -m gpu`), then writes the new number here.
+    """
+    seal = hashlib.sha256(code_of("tensor_core.cuh").encode()).hexdigest()
+    assert seal.startswith("8d1cb241fe658362")
+
+
+def test_rounding_to_tf32_before_capability_9():
+    body = re.search(r"#else (.*?) #endif", code_of("tensor_core.cuh"))[1]
+    code = (
+        f"static unsigned rounded(float x) {{ {body} }}"
+        'extern "C" __global__ void f(const float* x, int* y) {'
+        " y[threadIdx.x] = rounded(x[threadIdx.x]) & 0xffffe000; }"
+    )
+    x = np.random.default_rng(0).normal(size=256).astype(np.float32)
+    x[:4] = np.inf, -np.inf, np.nan, 0
+    y = np.zeros(256, np.int32)
+    on_cpu.RawModule(code=code).get_function("f")((1,), (256,), (x, y))
+    found = y.view(np.float32)
+    np.testing.assert_array_equal(found[:4], x[:4])
+    np.testing.assert_array_equal(found[4:], test_cuda_conv.rounded(x[4:], "tf32"))
