@@ -28,7 +28,7 @@ import numpy as np
 HEADERS = [Path(__file__).with_name("cuda_shim.h"), *sorted(Path(__file__).parent.glob("shim_*.h"))]
 # The sanitizers only mark the places: cuda_shim.h has functions for them, their own library is not
 # linked.
-CHECKS = "thread,signed-integer-overflow,shift,integer-divide-by-zero,bounds,alignment,null"
+CHECKS = "thread,signed-integer-overflow,shift,integer-divide-by-zero,bounds-strict,alignment,null"
 FLAGS = (
     *("-std=c++17", "-O1", "-g1", "-w", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing"),
     *(f"-fsanitize={CHECKS}", "--param", "tsan-instrument-func-entry-exit=0"),

@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-from importlib import import_module
 
 import numpy as np
 import on_cpu
@@ -14,9 +13,6 @@ from minifcn.backend import Error, to_device, to_numpy
 from minifcn.kernels import cuda, im2col, precision
 from minifcn.kernels.cuda import cublas, gemm, launch, sgd
 from minifcn.kernels.tiles import Tile
-
-for _file in launch.FOLDER.glob("*.py"):  # before `on_numpy` replaces what they import
-    import_module(f"{cuda.__name__}.{_file.stem}")
 
 f32 = np.float32
 PLAIN = (1, 1), (0, 0), (1, 1)  # stride, padding, dilation

@@ -184,6 +184,7 @@ MISTAKES = [
     # numbers
     ("first row forgotten", "im2col.im2col", "first + pixel.row", "pixel.row"),
     ("zero for the least", "pooling.max_pool2d", "filled(MINUS_INFINITY)", "filled(0.0f)"),
+    ("below zero", "conv.conv2d", "out.y < 0.0f ? 0.0f : out.y", "out.y"),
     ("at zero", "elementwise.where_positive", "output.at[e] > 0.0f", "output.at[e] >= 0.0f"),
     ("overflow", "softmax.softmax_error", "logits[c] - largest", "logits[c]"),
     ("what is ignored", "softmax.cross_entropy", "label == ignored", "false"),
@@ -220,7 +221,8 @@ def with_mistakes(file, code):
             start = code.find(text, code.index(f" {name}("))
             start = code.index(text) if start < 0 else start  # a function that the kernel calls
             places.setdefault((start, start + len(text)), {}).setdefault(instead, []).append(number)
-    assert all(a[1] <= b[0] for a, b in zip(sorted(places), sorted(places)[1:], strict=False))
+    if any(a[1] > b[0] for a, b in zip(sorted(places), sorted(places)[1:], strict=False)):
+        raise ValueError(f"{file}: two mistakes overlap")  # an AssertionError would count as found
     for (start, end), choices in sorted(places.items(), reverse=True):
         text = code[start:end]
         changed = f"{{ {text} }}" if text.endswith(";") else f"({text})"

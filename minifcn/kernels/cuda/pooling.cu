@@ -12,9 +12,9 @@
 #include "images.cuh"
 #include "special.cuh"
 
-// A pooling's geometry, in one variable.
+// Where the windows of a pooling lie, in one variable.
 struct Window {
-  int H, W, C, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW;
+  int OH, OW, SH, SW, PH, PW, DH, DW;
 };
 
 // The pixel under place (a, b) of a window.
@@ -44,7 +44,7 @@ __device__ __forceinline__ bool is_maximum(float x, float largest) {
 extern "C" __global__ void max_pool2d(const float* __restrict__ x, float* __restrict__ y, int H,
                                       int W, int C, int OH, int OW, int KH, int KW, int SH, int SW,
                                       int PH, int PW, int DH, int DW, int relu, int count) {
-  const Window g = {H, W, C, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW};
+  const Window g = {OH, OW, SH, SW, PH, PW, DH, DW};
   const int i = thread_number();
   if (i >= count) return;  // the last block may have threads to spare
   const Place window = place_of(i, OH, OW, C);
@@ -73,7 +73,7 @@ extern "C" __global__ void max_scatter(const float* __restrict__ gradient,
                                        float* __restrict__ result, int H, int W, int C, int OH,
                                        int OW, int KH, int KW, int SH, int SW, int PH, int PW,
                                        int DH, int DW, int count) {
-  const Window g = {H, W, C, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW};
+  const Window g = {OH, OW, SH, SW, PH, PW, DH, DW};
   const int i = thread_number();
   if (i >= count) return;
   const Place here = place_of(i, H, W, C);
@@ -115,7 +115,7 @@ extern "C" __global__ void max_scatter_apart(const float* __restrict__ gradient,
                                              float* __restrict__ result, int H, int W, int C,
                                              int OH, int OW, int KH, int KW, int SH, int SW, int PH,
                                              int PW, int DH, int DW, int count) {
-  const Window g = {H, W, C, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW};
+  const Window g = {OH, OW, SH, SW, PH, PW, DH, DW};
   const int i = thread_number();
   if (i >= count) return;
   const Place window = place_of(i, OH, OW, C);
@@ -153,7 +153,7 @@ extern "C" __global__ void max_gather(const float* __restrict__ v, const float* 
                                       const float* __restrict__ y, float* __restrict__ result,
                                       int H, int W, int C, int OH, int OW, int KH, int KW, int SH,
                                       int SW, int PH, int PW, int DH, int DW, int count) {
-  const Window g = {H, W, C, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW};
+  const Window g = {OH, OW, SH, SW, PH, PW, DH, DW};
   const int i = thread_number();
   if (i >= count) return;
   const Place window = place_of(i, OH, OW, C);
@@ -182,7 +182,7 @@ extern "C" __global__ void max_gather(const float* __restrict__ v, const float* 
 extern "C" __global__ void sum_pool2d(const float* __restrict__ x, float* __restrict__ y, int H,
                                       int W, int C, int OH, int OW, int KH, int KW, int SH, int SW,
                                       int PH, int PW, int DH, int DW, int count) {
-  const Window g = {H, W, C, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW};
+  const Window g = {OH, OW, SH, SW, PH, PW, DH, DW};
   const int i = thread_number();
   if (i >= count) return;
   const Place window = place_of(i, OH, OW, C);
@@ -202,7 +202,7 @@ extern "C" __global__ void sum_spread(const float* __restrict__ gradient,
                                       float* __restrict__ result, int H, int W, int C, int OH,
                                       int OW, int KH, int KW, int SH, int SW, int PH, int PW,
                                       int DH, int DW, int count) {
-  const Window g = {H, W, C, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW};
+  const Window g = {OH, OW, SH, SW, PH, PW, DH, DW};
   const int i = thread_number();
   if (i >= count) return;
   const Place here = place_of(i, H, W, C);
