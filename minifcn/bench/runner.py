@@ -18,10 +18,9 @@ from .measure import interleave
 from .process import MissingError, Worker, WorkerError
 from .results import Report, Result, SideResult
 from .sides import OURS, PEERS, TUNED, Side, check_peers, missing, our_sides, sides_of
-from .works import COMMON, INFER, LAYOUTS, STEPS, TRAIN, BenchError, Case, Work, find
+from .works import LAYOUTS, NETS, STEPS, BenchError, Case, Work, find
 
 PROCESSES = ("apart", "together", "both")
-NETS = (TRAIN, INFER, COMMON)  # kinds whose memory is of interest
 COMPARED = 3  # steps whose losses are compared
 ON_CPU = Side(OURS)  # with which results on a GPU are compared
 MOST_ON_CPU = 4e12  # operations: VGG16 on an image of 500 x 500 has fewer, 20 of them have more

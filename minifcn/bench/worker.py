@@ -30,7 +30,7 @@ from .inputs import sample
 from .load import Others
 from .ours import Builder, Tasks
 from .sides import OURS
-from .works import COMMON
+from .works import COMMON, NETS
 
 STARTS: dict[str, Callable[[int], str]] = {
     OURS: lambda threads: __version__,
@@ -82,10 +82,10 @@ def build(
         checks = {name: [sample(task.run()) for _ in range(calls)] for name, task in tasks.items()}
     if side in _gpus:
         _gpus[side].release()  # others are built next
-        # Now: what is built later would count as well.
-        _needed[side] = {
-            name: gpu.memory(_gpus[side], task.run, held_before) for name, task in tasks.items()
-        }
+        if kind in NETS:  # now: what is built later would count as well
+            _needed[side] = {
+                name: gpu.memory(_gpus[side], task.run, held_before) for name, task in tasks.items()
+            }
     return {
         "flops": {name: task.flops for name, task in tasks.items()},
         "pieces": {name: task.pieces for name, task in tasks.items()},

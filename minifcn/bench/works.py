@@ -18,6 +18,7 @@ Settings: TypeAlias = dict[str, Any]  # whole numbers, floats, strings and lists
 TRAIN, INFER, LAYER, COMMON = "train", "infer", "convolution", "common"  # kinds of cases
 POOL, RELU, BIAS, LOSS, UPSAMPLING, UPDATE = "pool", "relu", "bias", "loss", "upsampling", "update"
 CONVOLVING = (TRAIN, INFER, LAYER, COMMON)  # kinds in which a GPU's precision makes a difference
+NETS = (TRAIN, INFER, COMMON)  # kinds whose memory is of interest
 STEPS = (TRAIN, COMMON)  # kinds that return the loss, which changes from call to call
 LAYER_TASKS = ("forward", "data gradient", "weight gradient")
 LAYOUTS = ("contiguous", "channels_last")  # how a peer may store images, in PyTorch's words

@@ -45,11 +45,13 @@ RECIPE = Recipe(steps=4, lr=0.1, batch_size=2, crop=None, warmup=1, max_norm=10.
 
 
 def net(seed=0):
-    return models.fcn8s(4, "small", widths=WIDTHS, rng=np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    return models.fcn8s(4, "small", widths=WIDTHS, padding="smallest", rng=rng)
 
 
-def fitted(model, recipe=RECIPE, device="cuda"):
-    return train.fit(model, data.Loader(data.shapes("train", length=6), 2), recipe, device)
+def fitted(model, recipe=RECIPE, device="cuda", size=64):
+    loader = data.Loader(data.shapes("train", length=6, size=size), 2)
+    return train.fit(model, loader, recipe, device)
 
 
 @pytest.fixture
@@ -379,7 +381,7 @@ def test_a_step_in_float16_that_overflows_changes_nothing(standin, monkeypatch):
     model, weights = net(), []
     with precision.use_precision("fp16"):
         training = loop.Training(
-            model, data.Loader(data.shapes("train", length=6), 2), RECIPE, "cuda"
+            model, data.Loader(data.shapes("train", length=6, size=32), 2), RECIPE, "cuda"
         )
         for number, _ in enumerate(training.steps()):
             weights.append(np.concatenate([p.numpy().ravel() for p in model.parameters()]))
@@ -407,7 +409,7 @@ def test_a_training_whose_gradients_all_overflow_is_stopped(standin, monkeypatch
     """Nothing is learnt from such steps, and their losses are finite: nobody else would say so."""
     monkeypatch.setattr(loop, "LATE", 2)
     monkeypatch.setattr("minifcn.loss_scale.MOST_IN_A_ROW", 2)
-    loader = data.Loader(data.shapes("train", length=6), 2)
+    loader = data.Loader(data.shapes("train", length=6, size=32), 2)
     recipe, weights = dataclasses.replace(RECIPE, steps=30), []
 
     def all_weights():
@@ -445,7 +447,7 @@ def test_training_in_float16_is_about_that_in_float32(standin):
         model = net()
         before = np.concatenate([p.numpy().ravel() for p in model.parameters()])
         with precision.use_precision(name):
-            steps = fitted(model)
+            steps = fitted(model, size=32)
             taken = [next(steps) for _ in range(3)]
             with S.counting() as seen:
                 next(steps)
@@ -489,7 +491,8 @@ def test_commands_take_the_gpu_and_say_so(standin, tmp_path, capsys, monkeypatch
     monkeypatch.setattr(data, "open_dataset", lambda spec, part: few["val"])
     out = tmp_path / "run"
     numbers = ["--stages", "32s", "--steps", 1, "--widths", ",".join(map(str, WIDTHS))]
-    given = "--data", "shapes", "--out", out, *numbers, "--precision", "fp16", "--crop", 64
+    numbers += ["--padding", "smallest", "--crop", 64]
+    given = "--data", "shapes", "--out", out, *numbers, "--precision", "fp16"
     code, _, told = run(capsys, "train", *given)
     assert code == 0, told
     assert "minifcn: on cuda:0: CuPy 14.2.0 on a stand-in" in told
