@@ -1,5 +1,9 @@
 """Every kernel compiles for every kind of GPU, and keeps its numbers in registers."""
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import nvrtc
 import pytest
 from test_cuda_kernels import CONSTANTS
@@ -80,8 +84,9 @@ def test_compiles_without_spills(file, architecture, request):
         others = others if architecture == HOPPER else []
     else:
         others = others[ARCHITECTURES.index(architecture) :: len(ARCHITECTURES)]
-    for constants in [*others, last]:
-        for name, kernel in check_registers(file, architecture, constants).items():
+    with ThreadPoolExecutor(2) as pool:  # NVRTC works outside of Python's lock
+        found = pool.map(partial(check_registers, file, architecture), [*others, last])
+        for name, kernel in itertools.chain.from_iterable(each.items() for each in found):
             told = f"registers of {file}.cu {name}", kernel.registers
             request.node.user_properties.append(told)
 
