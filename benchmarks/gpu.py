@@ -30,7 +30,7 @@ from minifcn.backend import Array, Error, is_array, require_cupy, to_device
 from minifcn.bench import floor, gpu, inputs, machine, ours, works
 from minifcn.bench.results import Report
 from minifcn.bench.runner import Settings
-from minifcn.bench.sides import check_peers
+from minifcn.bench.sides import check_peers, names_in
 from minifcn.bench.terminal import Terminal
 from minifcn.flow import planned
 from minifcn.gradcheck import relative_error
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = works.find(QUICK if given.quick else ALL)
     form = QUICKLY if given.quick else {}
     settings = Settings(device="cuda", precisions=gpu.PRECISIONS, fused=True, **form)
-    peers = [name.strip() for name in given.against.split(",") if name.strip()]
+    peers = names_in(given.against)
     try:
         check_peers(peers)
         with Notes(given.out) as notes:

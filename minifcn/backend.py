@@ -25,7 +25,7 @@ Array: TypeAlias = Any  # a numpy.ndarray or a cupy.ndarray
 _HERE = nullcontext()
 _NUMPY = np.ndarray, np.generic
 # What most arguments are that are no arrays: this is asked some thousand times in a training step.
-_PLAIN = frozenset({type(None), bool, int, float, str, tuple})
+PLAIN = frozenset({type(None), bool, int, float, str, tuple})
 # What to do if memory runs out: of an operation, and of a move of weights.
 FEWER_IMAGES = "use fewer or smaller images at a time, or a net with less padding"
 NARROWER_NET = "use a narrower net (--width), or another GPU: see nvidia-smi"
@@ -70,7 +70,7 @@ def is_array(value: object) -> bool:
     """Tell whether a value is a NumPy or CuPy array (a Python number or list is not)."""
     if isinstance(value, _NUMPY):
         return True
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return False
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(value, cupy.ndarray)

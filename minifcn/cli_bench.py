@@ -61,6 +61,7 @@ def bench(
 ) -> None:
     """Measure speed and memory beside other libraries that do the same work, in turn."""
     from .bench import Settings, run, table
+    from .bench.sides import names_in
     from .bench.terminal import Terminal
     from .bench.works import DEFAULT_WORKS, find
     from .progress import print_table
@@ -72,8 +73,8 @@ def bench(
     check_file("--out", out)
     names = list(works or DEFAULT_WORKS)
     find(names)  # an unknown one is better known now
-    peers = _names(against)
-    precisions = tuple(_names(precision))
+    peers = names_in(against)
+    precisions = tuple(names_in(precision))
     settings = Settings(
         rounds, threads, processes, layout, tuned, fused, graphs, device, precisions
     )
@@ -89,8 +90,3 @@ def bench(
         print(f"All numbers are in {out}.")
     if report.failures:
         raise typer.Exit(FAILED)
-
-
-def _names(text: str) -> list[str]:
-    """Return the names in a text, which commas separate."""
-    return [name.strip() for name in text.split(",") if name.strip()]

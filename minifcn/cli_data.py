@@ -75,9 +75,8 @@ def check(
     for table in _tables(report):
         print_table(table)
     for (a, b), count in report.shared.items():
-        if count < min(
-            report.splits[a].images, report.splits[b].images
-        ):  # none is part of the other
+        smaller = min(report.splits[a].images, report.splits[b].images)
+        if count < smaller:  # neither is part of the other
             print(f"{a} and {b} share {count} samples")
     for problem in report.problems:
         kind = "error" if problem.is_error else "warning"

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .autograd import Tensor
-from .backend import Array
+from .backend import PLAIN, Array
 from .kernels.cuda.graph import Recorded
 from .nn import Module
-
-PLAIN = (bool, int, float, str, tuple)  # types of what a layer is told
 
 
 class Gradients:

@@ -33,6 +33,7 @@ MOST_CELLS = 25
 MOST_BYTES = 2_000_000  # of a notebook with its pictures
 SECONDS = 60  # that a notebook may take on two cores
 SLOWER = 5  # times that a machine may be
+NEAR = 0.05  # of a picture's size: a chart is as wide as the numbers at its axes need
 NOT_COMPARED = "varies"  # the tag of cells whose output is another each time
 FRAME = ("What you will build", "What you will see", "What you will check", "What you need")
 END = ("Exercises", "Questions", "Next")
@@ -147,14 +148,24 @@ def _faults_of_outputs(notebook: nbformat.NotebookNode) -> Iterator[str]:
 
 
 def differences(before: nbformat.NotebookNode, after: nbformat.NotebookNode) -> list[str]:
-    """Return which cells put out something else than is stored, pictures by their text only."""
+    """Return which cells put out something else than is stored, pictures by text and size only."""
     found = []
     for number, (old, new) in enumerate(zip(before.cells, after.cells, strict=True)):
         if old.cell_type != "code" or NOT_COMPARED in old.metadata.get("tags", []):
             continue
-        if _told(old) != _told(new):
-            found.append(f"cell {number}: stored {_told(old)!r}, now {_told(new)!r}")
+        stored, now = _told(old), _told(new)
+        if len(stored) != len(now) or not all(map(_alike, stored, now)):
+            found.append(f"cell {number}: stored {stored!r}, now {now!r}")
     return found
+
+
+def _alike(stored: object, now: object) -> bool:
+    """Tell whether two things that a cell put out are the same; of pictures, the size about so."""
+    if not (isinstance(stored, dict) and isinstance(now, dict)):
+        return stored == now
+    sizes = [[picture.get(side, 0) for side in ("width", "height")] for picture in (stored, now)]
+    near = all(abs(a - b) <= NEAR * max(a, b) for a, b in zip(*sizes, strict=True))
+    return stored.get("alt") == now.get("alt") and near
 
 
 def _told(cell: nbformat.NotebookNode) -> list[object]:
@@ -166,8 +177,7 @@ def _told(cell: nbformat.NotebookNode) -> list[object]:
             if output.name == "stdout":  # stderr: what a newer library warns of
                 told.append(output.text)
         elif "image/png" in data:
-            # Not its size: a chart is as wide as the numbers at its axes need.
-            told.append(output.metadata.get("image/png", {}).get("alt", "a picture"))
+            told.append(dict(output.metadata.get("image/png", {})))
         else:
             told.append(re.sub(r"0x[0-9a-f]+", "0x", data.get("text/plain", "")))
     return told

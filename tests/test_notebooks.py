@@ -3,6 +3,7 @@
 ``pytest --notebooks`` executes all of them in fresh kernels, which takes some minutes.
 """
 
+import copy
 import importlib.util
 from pathlib import Path
 
@@ -159,6 +160,13 @@ def test_what_must_be_the_same_each_time(made):
     again.cells[2].outputs[0].text = "0.2 s"  # has the tag
     again.cells[1].outputs[1].data["image/png"] = "BBBB"  # letters drawn by another version
     assert build.differences(stored, again) == []
+    again.cells[1].outputs[1].metadata["image/png"]["width"] = 205  # numbers at an axis
+    stored.cells[1].outputs[1].metadata["image/png"]["width"] = 200
+    assert build.differences(stored, again) == []
+    for what, other in (("width", 220), ("alt", "A dog.")):
+        changed = copy.deepcopy(again)
+        changed.cells[1].outputs[1].metadata["image/png"][what] = other
+        assert len(build.differences(stored, changed)) == 1
     again.cells[1].outputs[0].text = "three"
     (found,) = build.differences(stored, again)
     assert found.startswith("cell 1: stored ['two'")

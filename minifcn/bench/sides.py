@@ -128,6 +128,15 @@ def _different(kind: str, precisions: Sequence[str]) -> Sequence[str]:
     return precisions if kind in works.CONVOLVING else precisions[:1]
 
 
+def names_in(text: str) -> list[str]:
+    """Return the names in a text, which commas separate.
+
+    >>> names_in("torch, jax,")
+    ['torch', 'jax']
+    """
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def check_peers(names: Sequence[str]) -> None:
     """Raise a BenchError if a name is not a peer's."""
     for name in names:

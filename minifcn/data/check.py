@@ -151,7 +151,7 @@ def check(
         sizes = {n: published_size(kind, n, dataset) for n, dataset in datasets.items()}
         report.published = {n: size for n, size in sizes.items() if size is not None}
         if parse(source).split is None:
-            problems += _held_out(splits_of(source))
+            problems += _held_out([*datasets, *(problem.split for problem in problems)])
     jobs = _jobs(datasets)
     report.samples = len(jobs)
     if workers is None:

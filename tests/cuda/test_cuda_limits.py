@@ -308,7 +308,10 @@ class CompileError(Exception):
             "driver may be too old .* `minifcn info`",
         ),
         (OSError("libnvrtc.so.13: cannot open"), "a part of CUDA is missing: see `minifcn info`"),
-        (PermissionError(13, "Permission denied", "/root/.cupy"), "set CUPY_CACHE_DIR to a folder"),
+        (
+            PermissionError(13, "Permission denied", "cache/lrn.cubin"),
+            "set CUPY_CACHE_DIR to a folder",
+        ),
     ],
     ids=["compiler", "library", "folder"],
 )
